@@ -1,0 +1,27 @@
+"""What tests share: where other people's pictures and weights lie, and small pictures to work on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of published weights and benchmark pictures; tests that need it skip without it."""
+    folder = Path(os.environ.get("WAIFU4X_SHARED", ROOT.parent / "shared"))
+    if not (folder / "weights").is_dir():
+        pytest.skip("needs the published weights and pictures (WAIFU4X_SHARED)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a cache of its own and never touches the user's, nor the network."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("WAIFU4X_HOME", str(home))
+    return home

@@ -1,0 +1,1 @@
+"""Measuring: pictures of known truth in, the papers' figures out."""

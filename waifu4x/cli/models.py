@@ -1,0 +1,188 @@
+"""``waifu4x models``: what can be asked for by name, and the files behind the names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from waifu4x import weights
+from waifu4x.cli.console import stderr, stdout
+from waifu4x.errors import HashMismatchError, WeightsError
+from waifu4x.weights import Available
+
+app = typer.Typer(
+    help="List, fetch, check, add and remove models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Name = Annotated[str, typer.Argument(help="A model's name or alias.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per model, one per line.")]
+
+
+@app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """Show every model that -m understands, and whether its file is here.
+
+    Example: waifu4x models list
+    """
+    everything = weights.list_available()
+    if as_json:
+        for available in everything:
+            typer.echo(json.dumps(_facts(available)))
+        return
+    # Two lines for each: with the descriptions in a column, nothing fits into 80 characters.
+    for available in everything:
+        row = available.row
+        scale = f"{row.scale}x" if row.scale else "any"
+        facts = f"{row.name:<30} {scale:>4}  {_in_words(row.size_bytes):>8}  {available.state}"
+        stdout.print(escape(facts), soft_wrap=True, style="bold")
+        stdout.print(f"   {escape(row.good_for)}", soft_wrap=True)
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """Show everything that is known about one model.
+
+    Example: waifu4x models show x4plus
+    """
+    row = weights.find(name)
+    available = next(each for each in weights.list_available() if each.row == row)
+    facts = _facts(available)
+    if as_json:
+        typer.echo(json.dumps(facts))
+        return
+    for fact, value in facts.items():
+        if value is not None and value != []:
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            # Not through rich: a path or a hash must never be wrapped.
+            typer.echo(f"{fact:<13} {text}")
+
+
+@app.command()
+def download(
+    names: Annotated[
+        list[str], typer.Argument(help="Models' names or aliases.", show_default=False)
+    ],
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only check that the files are here already.")
+    ] = False,
+) -> None:
+    """Fetch models ahead of time, and print where their files lie.
+
+    Example: waifu4x models download x4plus anime6b
+    """
+    rows = [weights.find(name) for name in names]  # a misspelt name costs no download
+    for row in rows:
+        if row.kind == "resample":
+            stderr.print(f"{row.name} is a resampling filter: it needs no file")
+            continue
+        with _progress(row.name) as on_progress:
+            found = weights.resolve(row.name, offline=offline, on_progress=on_progress)
+        typer.echo(str(found.path))
+
+
+@app.command()
+def verify(as_json: AsJson = False) -> None:
+    """Hash every file of weights on this machine and compare it with what was promised.
+
+    Example: waifu4x models verify
+    """
+    checked = weights.verify()
+    bad = [each for each in checked if each.got_sha256 != each.row.sha256]
+    for each in checked:
+        if as_json:
+            typer.echo(json.dumps(_facts(each)))
+        else:
+            verdict = each.state if each in bad else "ok"
+            typer.echo(f"{verdict:<8} {each.row.name}  {each.path}")
+    if bad:
+        names = ", ".join(each.row.name for each in bad)
+        kind = HashMismatchError if any(each.got_sha256 for each in bad) else WeightsError
+        raise kind(
+            f"{len(bad)} of {len(checked)} files cannot be used: {names}; "
+            "get them again with `waifu4x models download NAME`, `add FILE --overwrite`, "
+            "or, for those that ship, by installing waifu4x again"
+        )
+
+
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="A .pth or .safetensors file.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call it (the file's name if not given).")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="Under which terms you have it.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace your model of that name.")
+    ] = False,
+) -> None:
+    """Copy a checkpoint of your own, so that -m NAME uses it from anywhere.
+
+    Example: waifu4x models add 4x-UltraSharp.pth --name ultrasharp
+    """
+    row = weights.add(file, name=name, licence=licence, overwrite=overwrite)
+    stderr.print(
+        f"added: {escape(row.name)} ({row.architecture}, {row.scale}x, "
+        f"sha256 {row.sha256}); use it with -m {escape(row.name)}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Remove a model that you added, or the cached file of a download.
+
+    Example: waifu4x models remove ultrasharp
+    """
+    stderr.print(f"removed: {escape(str(weights.remove(name)))}", soft_wrap=True)
+
+
+@app.command()
+def path(name: Name) -> None:
+    """Print where a model's verified file lies; an error when it is not here.
+
+    Example: waifu4x models path waifu4x-fast
+    """
+    typer.echo(str(weights.resolve(weights.find(name).name, offline=True).path))
+
+
+def _facts(available: Available) -> dict[str, Any]:
+    facts = asdict(available.row)
+    facts["aliases"] = list(available.row.aliases)
+    facts["state"] = available.state
+    facts["path"] = None if available.path is None else str(available.path)
+    if available.got_sha256 is not None:
+        facts["got_sha256"] = available.got_sha256
+    return facts
+
+
+def _in_words(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=not stderr.is_terminal,
+    )
+    with bar:
+        # Not shown before the first bytes: a file that is here already needs no bar.
+        task = bar.add_task(escape(name), total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

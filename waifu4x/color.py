@@ -1,0 +1,223 @@
+"""Colour arithmetic on arrays: luma, chroma, colour under transparency, colours kept as they were.
+
+Everything here is numpy on plain arrays; nothing knows of files, profiles or networks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+# ITU-R BT.601, studio range, as MATLAB's rgb2ycbcr has it: rows give Y, Cb, Cr of RGB in [0, 1].
+# https://www.mathworks.com/help/images/ref/rgb2ycbcr.html
+_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
+_YCBCR_OFFSET = np.array([16.0, 128.0, 128.0])
+_RGB = np.linalg.inv(_YCBCR)
+
+# Rows handled at once where a whole-picture intermediate would double the memory needed.
+_BAND_ROWS = 256
+
+
+def luma(rgb: np.ndarray) -> npt.NDArray[np.float64]:
+    """The Y that super-resolution papers measure on: BT.601, studio range, not rounded.
+
+    rgb: (..., 3), any dtype, R, G, B in 0..255. Returns (...) float64 in [16, 235].
+    """
+    return np.asarray(rgb, dtype=np.float64) @ (_YCBCR[0] / 255.0) + 16.0
+
+
+def rgb_to_ycbcr(rgb: np.ndarray) -> npt.NDArray[np.float32]:
+    """RGB to studio-range YCbCr, both with 255 as 1 (MATLAB's `rgb2ycbcr` on doubles).
+
+    rgb: (..., 3) float in [0, 1]. Returns (..., 3) float32, Y in [16/255, 235/255], chroma in
+    [16/255, 240/255]. `ycbcr_to_rgb` is its exact inverse up to float32 rounding.
+    """
+    matrix = (_YCBCR.T / 255.0).astype(np.float32)
+    offset = (_YCBCR_OFFSET / 255.0).astype(np.float32)
+    return np.asarray(np.asarray(rgb, dtype=np.float32) @ matrix + offset, dtype=np.float32)
+
+
+def ycbcr_to_rgb(ycbcr: np.ndarray) -> npt.NDArray[np.float32]:
+    """The inverse of `rgb_to_ycbcr`; not clipped, so Y from a network may give RGB beyond [0, 1].
+
+    ycbcr: (..., 3) float, as `rgb_to_ycbcr` gives it. Returns (..., 3) float32.
+    """
+    centred = ycbcr.astype(np.float32, copy=False) - (_YCBCR_OFFSET / 255.0).astype(np.float32)
+    return centred @ (_RGB.T * 255.0).astype(np.float32)
+
+
+def bleed_alpha(pixels: np.ndarray, alpha: np.ndarray) -> npt.NDArray[np.float32]:
+    """Fill the colour below fully transparent pixels from the visible ones around them.
+
+    Image editors leave any colour (mostly black) there; a network that sees it draws a dark halo.
+    This is the push-pull fill of Gortler et al., "The Lumigraph", 1996, section 3.4: colours are
+    averaged, weighted by alpha, into ever smaller pictures, then holes are filled from the next
+    smaller one. Time and memory are linear in the number of pixels.
+
+    pixels: (H, W, C) float; alpha: (H, W), any dtype, 0 is transparent. Returns (H, W, C) float32:
+    every pixel with alpha above 0 is guaranteed to be as it was, every other one lies within the
+    range of the visible colours. A picture with nothing visible comes back as it was.
+    """
+    filled = np.array(pixels, dtype=np.float32)
+    holes = alpha <= 0
+    if not holes.any() or holes.all():
+        return filled
+    weight = alpha.astype(np.float32)
+    weight /= weight.max()
+    _fill_holes(filled, np.maximum(weight, 0.0), holes)
+    return filled
+
+
+def _fill_holes(
+    color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], holes: npt.NDArray[np.bool_]
+) -> None:
+    if not holes.any():
+        return
+    smaller_sum = _halve(color * weight[..., None])
+    smaller_weight = _halve(weight)
+    smaller_holes = smaller_weight <= 0
+    smaller_sum /= np.where(smaller_holes, 1.0, smaller_weight)[..., None]
+    # Only whether and how much a block is covered matters, not how many pixels it had.
+    _fill_holes(smaller_sum, np.minimum(smaller_weight, 1.0), smaller_holes)
+    for top in range(0, color.shape[0], _BAND_ROWS):
+        rows = slice(top, min(top + _BAND_ROWS, color.shape[0]))
+        if holes[rows].any():
+            larger = _resize_linear(smaller_sum, color.shape[0], color.shape[1], rows=rows)
+            np.copyto(color[rows], larger, where=holes[rows][..., None])
+
+
+def _halve(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Sums of 2×2 blocks; an odd last row or column stands alone."""
+    height, width = plane.shape[:2]
+    tall = np.add.reduceat(plane, np.arange(0, height, 2), axis=0)
+    return np.add.reduceat(tall, np.arange(0, width, 2), axis=1)
+
+
+def lock_low_frequencies(
+    output: np.ndarray, reference: np.ndarray, *, radius_px: int = 8
+) -> npt.NDArray[np.float32]:
+    """Give `output` the low frequencies (colour, brightness) of `reference`, keeping its detail.
+
+    GAN-trained networks shift colours; the shift is smooth, so the low-passed difference of the
+    two pictures is added back. It is computed at the reference's size: output is area-averaged down
+    to it, the difference is smoothed (three box filters, near a Gaussian of sigma `radius_px`) and
+    added with linear interpolation. The idea is the wavelet colour correction of StableSR
+    (https://arxiv.org/abs/2305.07015, section 3.4) with a single level.
+
+    output: (H, W, C) float in [0, 1]; reference: (h, w, C) float in [0, 1], the picture that was
+    upscaled, h <= H and w <= W. radius_px: in pixels of the reference. Returns (H, W, C) float32 in
+    [0, 1]; where the low frequencies agree already, `output` as it was.
+    """
+    height, width = output.shape[:2]
+    small = _area_average(output, reference.shape[0], reference.shape[1])
+    difference = reference.astype(np.float32) - small
+    for axis in (0, 1):
+        for _ in range(3):
+            difference = _box_blur(difference, radius_px, axis=axis)
+    result = np.empty(output.shape, dtype=np.float32)
+    for top in range(0, height, _BAND_ROWS):
+        rows = slice(top, min(top + _BAND_ROWS, height))
+        band = _resize_linear(difference, height, width, rows=rows)
+        band += output[rows]
+        np.clip(band, 0.0, 1.0, out=result[rows])
+    return result
+
+
+def restore_plateaus(alpha_out: np.ndarray, alpha_in: np.ndarray) -> np.ndarray:
+    """Make an upscaled alpha exactly transparent or opaque where the original was so all around.
+
+    A network turns 0 into 1 and 255 into 253 in flat parts; that gives ghosts around stickers and
+    files that never compress. Where all pixels of `alpha_in` that bicubic interpolation would look
+    at are 0, the output becomes 0; where all are at the maximum, the maximum.
+
+    alpha_out: (H, W); alpha_in: (h, w); each uint8, uint16 or float with 1.0 as the maximum.
+    Returns (H, W) of alpha_out's dtype; all other pixels are guaranteed to be as they were.
+    """
+    result = alpha_out.copy()
+    for level_in, level_out in ((0, 0), (_full(alpha_in), _full(alpha_out))):
+        flat = alpha_in == level_in
+        for axis in (0, 1):
+            flat = _all_in_support(flat, alpha_out.shape[axis], axis=axis)
+        result[flat] = level_out
+    return result
+
+
+def _full(plane: np.ndarray) -> float:
+    return float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
+
+
+def _all_in_support(
+    flags: npt.NDArray[np.bool_], size_px: int, *, axis: int
+) -> npt.NDArray[np.bool_]:
+    """Along `axis`, for each of `size_px` places: are all pixels under the cubic kernel flagged."""
+    flags = np.moveaxis(flags, axis, 0)
+    scale = size_px / len(flags)
+    reach = math.ceil(2.0 * max(1.0, 1.0 / scale))
+    left = np.floor((np.arange(size_px) + 0.5) / scale - 0.5).astype(np.intp)
+    found = np.ones((size_px, *flags.shape[1:]), dtype=bool)
+    for offset in range(1 - reach, reach + 1):
+        found &= flags[np.clip(left + offset, 0, len(flags) - 1)]
+    return np.moveaxis(found, 0, axis)
+
+
+def _area_average(plane: np.ndarray, height_px: int, width_px: int) -> npt.NDArray[np.float32]:
+    """Shrink (H, W, C) to (height_px, width_px, C): each result is the mean of its area."""
+    rows = np.empty((height_px, *plane.shape[1:]), dtype=np.float32)
+    step = plane.shape[0] / height_px
+    for row in range(height_px):
+        rows[row] = _mean_of_span(plane, row * step, (row + 1) * step)
+    columns = np.ascontiguousarray(rows.swapaxes(0, 1))
+    step = columns.shape[0] / width_px
+    averaged = np.empty((width_px, *columns.shape[1:]), dtype=np.float32)
+    for column in range(width_px):
+        averaged[column] = _mean_of_span(columns, column * step, (column + 1) * step)
+    return averaged.swapaxes(0, 1)
+
+
+def _mean_of_span(plane: np.ndarray, start: float, stop: float) -> np.ndarray:
+    first, last = int(start), min(math.ceil(stop - 1e-9), len(plane))
+    weights = np.ones(last - first, dtype=np.float32)
+    weights[0] -= start - first
+    weights[-1] -= max(last - stop, 0.0)
+    return np.tensordot(weights / weights.sum(), plane[first:last].astype(np.float32), axes=1)
+
+
+def _box_blur(
+    plane: npt.NDArray[np.float32], radius_px: int, *, axis: int
+) -> npt.NDArray[np.float32]:
+    """Running mean over 2·radius_px + 1 pixels, the border pixels repeated."""
+    pad = [(0, 0)] * plane.ndim
+    pad[axis] = (radius_px + 1, radius_px)
+    # float64: the running sum of a long row loses the last bits of float32.
+    sums = np.cumsum(np.pad(plane, pad, mode="edge"), axis=axis, dtype=np.float64)
+    window = 2 * radius_px + 1
+    size = plane.shape[axis]
+    high = np.take(sums, np.arange(window, window + size), axis=axis)
+    low = np.take(sums, np.arange(size), axis=axis)
+    return ((high - low) / window).astype(np.float32)
+
+
+def _resize_linear(
+    plane: npt.NDArray[np.float32], height_px: int, width_px: int, *, rows: slice
+) -> npt.NDArray[np.float32]:
+    """Rows `rows` of (h, w, C) enlarged to (height_px, width_px, C), pixel centres aligned."""
+    top, bottom, part = _linear_taps(plane.shape[0], height_px)
+    part = part[rows, None, None]
+    band = plane[top[rows]] * (1.0 - part) + plane[bottom[rows]] * part
+    left, right, part = _linear_taps(plane.shape[1], width_px)
+    part = part[:, None]
+    larger = band[:, left] * (1.0 - part)
+    larger += band[:, right] * part
+    return larger.astype(np.float32, copy=False)
+
+
+def _linear_taps(
+    size_px: int, larger_px: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
+    centre = (np.arange(larger_px) + 0.5) * (size_px / larger_px) - 0.5
+    centre = np.clip(centre, 0, size_px - 1)
+    first = np.floor(centre).astype(np.intp)
+    second = np.minimum(first + 1, size_px - 1)
+    return first, second, (centre - first).astype(np.float32)

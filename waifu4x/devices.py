@@ -1,0 +1,189 @@
+"""Which device, which number format, how much memory, and is this error an out-of-memory."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from waifu4x.errors import DeviceError, UsageError
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+_DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+def pick(wish: str = "auto") -> torch.device:
+    """The device to compute on.
+
+    Args:
+        wish: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        UsageError: no such kind of device.
+        DeviceError: that device is not in this machine.
+    """
+    if wish == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, number = wish.partition(":")
+    if kind not in ("cpu", "mps", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+        raise UsageError(f"no device {wish!r}: use auto, cpu, mps, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise DeviceError(f"no {wish} here: {count} CUDA devices found; try --device cpu")
+        return torch.device("cuda", int(number or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no mps here: it needs an Apple GPU; try --device cpu")
+    return torch.device(kind)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 there: AMX or AVX512-BF16 on a CPU, Ampere or newer on CUDA.
+
+    On other CPUs bf16 is emulated and slower than fp32.
+    """
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """The number format of the convolutions.
+
+    ``auto`` is bf16 where it is fast, else fp16 on CUDA and fp32 on everything else. (fp16 on MPS
+    is left to an explicit wish: it could not be verified there.)
+
+    Raises:
+        UsageError: no such precision, or fp16 on a CPU, where it is slower than fp32.
+    """
+    if wish == "auto":
+        if has_fast_bf16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if wish not in _DTYPES:
+        raise UsageError(f"no precision {wish!r}: use {', '.join(PRECISIONS)}")
+    if wish == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 does not pay on a CPU: use --precision auto, bf16 or fp32")
+    return _DTYPES[wish]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Run convolutions in `dtype`; nothing at all for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that a device's memory is full: exactly the three that torch raises."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator: can't allocate memory" in message
+        or "DefaultCPUAllocator: not enough memory" in message
+        or "MPS backend out of memory" in message
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give cached blocks back to the device after an out-of-memory error."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of `device` that can still be taken, in bytes; for the CPU the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return free_host_bytes()
+
+
+def free_host_bytes() -> int:
+    """Main memory that can still be taken, in bytes, within a container's limit too."""
+    limits = []
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                limits.append(int(line.split()[1]) * 1024)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            limits.append(max(0, int(limit) - used))
+    except OSError:
+        pass  # not Linux, or no cgroup v2: whatever was found so far counts
+    if not limits:
+        # macOS and Windows do not tell what is available without a further library; half of what
+        # is installed is a cautious stand-in.
+        limits.append(_installed_bytes() // 2)
+    return min(limits)
+
+
+def _installed_bytes() -> int:
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 8 * 2**30
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """One line of `waifu4x devices`."""
+
+    name: str
+    description: str
+    free_bytes: int
+    precision: str
+
+
+def available() -> list[DeviceInfo]:
+    """Every device of this machine, the one that ``auto`` picks first."""
+    found = [torch.device("cpu")]
+    if torch.backends.mps.is_available():
+        found.insert(0, torch.device("mps"))
+    if torch.cuda.is_available():
+        found = [torch.device("cuda", n) for n in range(torch.cuda.device_count())] + found
+    return [
+        DeviceInfo(
+            name=str(device),
+            description=describe(device),
+            free_bytes=free_bytes(device),
+            precision=precision_name(pick_dtype("auto", device)),
+        )
+        for device in found
+    ]
+
+
+def describe(device: torch.device) -> str:
+    """The device's name and what makes it fast, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "Apple GPU"
+    extras = [torch.backends.cpu.get_cpu_capability()]
+    if torch.cpu._is_amx_tile_supported():
+        extras.append("AMX")
+    return f"{torch.get_num_threads()} threads, {', '.join(extras)}"
+
+
+def precision_name(dtype: torch.dtype) -> str:
+    """``fp32``, ``fp16`` or ``bf16``."""
+    return next(name for name, kind in _DTYPES.items() if kind == dtype)

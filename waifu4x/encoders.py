@@ -1,0 +1,164 @@
+"""Samples and tags to the bytes of a file, as one format stores them.
+
+Pillow encodes; imagecodecs (libpng) takes over for 16-bit PNG, which Pillow cannot write in colour.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from waifu4x.formats import FORMATS
+
+# Level 6 takes twice as long for files that are a few per cent smaller.
+_DEFLATE_LEVEL = 4
+_TIFF_STRIP_BYTES = 1024 * 1024
+_EXIF_TAG = 34665
+_GPS_TAG = 34853
+_INTEROP_TAG = 40965
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encodable:
+    """Samples and tags that need no more thought: the format holds all of them."""
+
+    samples: np.ndarray
+    """(H, W, S), S = 1, 2, 3, 4 for gray, gray+alpha, RGB, RGBA; uint8 or uint16."""
+    icc_profile: bytes | None = None
+    exif: Image.Exif | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+def encode_samples(
+    content: Encodable, format: str, *, quality: int | None, lossless: bool
+) -> bytes:
+    """The file's bytes. Pillow's errors come through; `check_writable_as` was asked before."""
+    if format == "TIFF":
+        return _encode_tiff(content)
+    if format == "PNG" and content.samples.dtype == np.uint16:
+        return _encode_png_16_bit(content)
+    image = Image.fromarray(
+        content.samples[..., 0] if content.samples.shape[2] == 1 else content.samples
+    )
+    options = _pillow_options(content, format)
+    if format == "WEBP" and lossless:
+        # exact: colour below transparent pixels is part of "without loss".
+        options |= {"lossless": True, "exact": True, "method": 4}
+    elif (default_quality := FORMATS[format].quality) is not None:
+        options["quality"] = default_quality if quality is None else quality
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def _pillow_options(content: Encodable, format: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "PNG": {"compress_level": _DEFLATE_LEVEL},
+        # 4:4:4: the finest chroma was just computed, halving it would throw it away again.
+        "JPEG": {"subsampling": 0},
+        "WEBP": {"method": 4},
+        "AVIF": {"speed": 6, "subsampling": "4:4:4" if content.samples.shape[2] > 1 else "4:0:0"},
+        "BMP": {},
+    }[format]
+    if content.icc_profile is not None:
+        options["icc_profile"] = content.icc_profile
+    if content.exif is not None:
+        options["exif"] = content.exif.tobytes()
+    if content.dpi is not None and FORMATS[format].holds_dpi:
+        options["dpi"] = content.dpi
+    if content.xmp is not None:
+        if format == "PNG":
+            options["pnginfo"] = text = PngInfo()
+            text.add_itxt("XML:com.adobe.xmp", content.xmp.decode("utf-8", "replace"))
+        else:
+            options["xmp"] = content.xmp
+    return options
+
+
+def _encode_png_16_bit(content: Encodable) -> bytes:
+    """Pillow cannot write 16-bit colour: imagecodecs makes the pixels, Pillow the other chunks."""
+    import imagecodecs
+
+    samples = np.ascontiguousarray(content.samples)
+    pixels = bytes(
+        imagecodecs.png_encode(
+            samples[..., 0] if samples.shape[2] == 1 else samples, level=_DEFLATE_LEVEL
+        )
+    )
+    dummy = io.BytesIO()
+    Image.new("L" if samples.shape[2] < 3 else "RGB", (1, 1)).save(
+        dummy, "PNG", **_pillow_options(content, "PNG")
+    )
+    # 8 bytes of signature and 25 of IHDR; a chunk is length, name, data, checksum.
+    head_bytes = 33
+    wanted = dummy.getvalue()
+    end = wanted.rindex(b"IDAT", 0, wanted.rindex(b"IEND")) - 4
+    return pixels[:head_bytes] + wanted[head_bytes:end] + pixels[head_bytes:]
+
+
+def _encode_tiff(content: Encodable) -> bytes:
+    """Strips compressed by deflate after horizontal differencing (predictor 2).
+
+    The tag directory is Pillow's; its own writer is not used because it can neither store 16-bit
+    colour nor, when compressing, EXIF directories.
+    """
+    samples = content.samples
+    height, width, count = samples.shape
+    tags = ImageFileDirectory_v2(prefix=b"II")
+    if content.exif is not None:
+        _copy_exif(content.exif, tags)
+    if content.dpi is not None:
+        tags[282], tags[283], tags[296] = *content.dpi, 2
+    tags[256], tags[257] = width, height
+    tags[258] = (samples.itemsize * 8,) * count
+    tags[259] = 8
+    tags[262] = 2 if count > 2 else 1
+    tags[277] = count
+    tags[284] = 1
+    tags[317] = 2
+    tags[339] = (1,) * count
+    if count in (2, 4):
+        tags[338] = 2
+    if content.icc_profile is not None:
+        tags[34675] = content.icc_profile
+    if content.xmp is not None:
+        tags[700] = content.xmp
+    rows = min(height, max(1, _TIFF_STRIP_BYTES // (width * count * samples.itemsize)))
+    strips = [_deflate(samples[top : top + rows]) for top in range(0, height, rows)]
+    sizes = [len(strip) for strip in strips]
+    tags[278] = rows
+    tags.tagtype[273] = tags.tagtype[279] = 4
+    tags[279] = tuple(sizes)
+    # Relative to the end of the directory; Pillow's writer adds where that is.
+    tags[273] = (0, *itertools.accumulate(sizes[:-1]))
+    file = io.BytesIO()
+    tags.save(file)
+    return file.getvalue() + b"".join(strips)
+
+
+def _deflate(strip: np.ndarray) -> bytes:
+    difference = strip.astype(strip.dtype.newbyteorder("<"))
+    difference[:, 1:] -= strip[:, :-1]
+    return zlib.compress(difference.tobytes(), _DEFLATE_LEVEL)
+
+
+def _copy_exif(exif: Image.Exif, tags: ImageFileDirectory_v2) -> None:
+    for tag in exif:
+        if tag == _EXIF_TAG:
+            nested = dict(exif.get_ifd(tag))
+            if _INTEROP_TAG in nested:
+                nested[_INTEROP_TAG] = exif.get_ifd(_INTEROP_TAG)
+            tags[tag] = nested
+        elif tag == _GPS_TAG:
+            tags[tag] = exif.get_ifd(tag)
+        else:
+            tags[tag] = exif[tag]

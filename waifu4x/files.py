@@ -1,0 +1,78 @@
+"""Bytes reach the disk whole or not at all: unique temporary name, fsync, rename.
+
+Every temporary of this project is called ``.{target name}.{pid}-{random}.partial`` and lies beside
+its target, so the rename never crosses a file system. A process that is killed leaves its temporary
+behind; `sweep_orphans` removes those that are older than a day.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PARTIAL_SUFFIX = ".partial"
+ORPHAN_AGE_S = 24 * 3600.0
+_NAME_MAX_BYTES = 255
+
+
+def partial_path(target: Path) -> Path:
+    """A fresh temporary name beside `target`, unique to this process and call."""
+    tail = f".{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    room_bytes = _NAME_MAX_BYTES - len(tail) - 1
+    stem = os.fsdecode(os.fsencode(target.name)[:room_bytes])
+    return target.with_name(f".{stem}{tail}")
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends without an error it becomes `target`.
+
+    The file is synced before the rename and its folder after it, so that after a power cut `target`
+    is the old file or the new one, never a part. An existing target keeps its permissions. When the
+    block raises, the temporary is removed and `target` is as it was. Errors are the caller's OSError.
+    """
+    temporary = partial_path(target)
+    try:
+        yield temporary
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, target.stat().st_mode & 0o7777)
+        _sync(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    # A folder cannot be opened on Windows; there the rename itself is durable enough.
+    with suppress(OSError):
+        _sync(target.parent)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write `data` to `target` atomically (see `atomic_path`)."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def sweep_orphans(folder: Path, *, older_than_s: float = ORPHAN_AGE_S) -> int:
+    """Remove temporaries of dead runs that lie directly in `folder`; returns how many went."""
+    swept = 0
+    limit = time.time() - older_than_s
+    for orphan in folder.glob(f".*{PARTIAL_SUFFIX}"):
+        with suppress(OSError):
+            if orphan.is_file() and orphan.stat().st_mtime < limit:
+                orphan.unlink()
+                swept += 1
+    return swept
+
+
+def _sync(path: Path) -> None:
+    # Windows syncs only what is open for writing; a folder can only be opened for reading.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""The networks: one file per published network, each of which can be copied out alone.
+
+Every network class takes one `config`, keeps it as `.config`, and maps x (N, C, h, w) in [0, 1] to
+(N, C, s·h, s·w) float32 in [0, 1], not clamped. Every config states the same facts (see
+`NetworkConfig`), which is how the rest of the program learns them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from waifu4x.networks.msrresnet import MSRResNet, MSRResNetConfig
+from waifu4x.networks.rrdbnet import RRDBNet, RRDBNetConfig
+from waifu4x.networks.srcnn import SRCNN, SRCNNConfig
+from waifu4x.networks.srresnet import SRResNet, SRResNetConfig
+from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
+from waifu4x.networks.vdsr import VDSR, VDSRConfig
+
+__all__ = ["NETWORKS", "Network", "NetworkConfig"]
+
+
+class NetworkConfig(Protocol):
+    """What every network's config states."""
+
+    @property
+    def scale(self) -> int:
+        """Output pixels to a side of one input pixel; 1 when the input is already upscaled."""
+        ...
+
+    @property
+    def channels_in(self) -> int:
+        """3 for RGB, 1 for luma alone."""
+        ...
+
+    @property
+    def pre_upsampled(self) -> bool:
+        """Whether the input must be upscaled (bicubic) before the network sees it."""
+        ...
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of the input are guaranteed to be accepted when multiples of this."""
+        ...
+
+    @property
+    def receptive_radius_px(self) -> int:
+        """In input pixels: no pixel farther away is guaranteed to have any influence."""
+        ...
+
+
+class Network(NamedTuple):
+    """The two classes that make a network: `module(config(...))`."""
+
+    config: type[Any]
+    module: type[nn.Module]
+
+
+NETWORKS: dict[str, Network] = {
+    "msrresnet": Network(MSRResNetConfig, MSRResNet),
+    "rrdbnet": Network(RRDBNetConfig, RRDBNet),
+    "srcnn": Network(SRCNNConfig, SRCNN),
+    "srresnet": Network(SRResNetConfig, SRResNet),
+    "srvggnetcompact": Network(SRVGGNetCompactConfig, SRVGGNetCompact),
+    "vdsr": Network(VDSRConfig, VDSR),
+}
