@@ -83,9 +83,11 @@ def cached(own_home: Path) -> Path:
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that the (stood-in) loader takes for a checkpoint."""
 
-    def load(path: Path, **_: Any) -> Any:
+    def load(path: Path, *, name: str, licence: str | None) -> Any:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        return SimpleNamespace(architecture="srresnet", scale=2, parameters=1, sha256=sha256)
+        return SimpleNamespace(
+            architecture="srresnet", scale=2, pre_upsampled=False, sha256=sha256, licence=licence
+        )
 
     module = ModuleType("waifu4x.checkpoints")
     module.load = load  # type: ignore[attr-defined]

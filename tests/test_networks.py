@@ -16,7 +16,7 @@ from waifu4x.networks import NETWORKS
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNET_SIZES, RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNN_SIZES, SRCNNConfig
-from waifu4x.networks.srresnet import SRRESNET_SIZES, SRResNetConfig
+from waifu4x.networks.srresnet import SRRESNET_SIZES, Output, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNET_SIZES, SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSR_SIZES, VDSRConfig
 
@@ -161,7 +161,8 @@ def test_sizes_types_and_repetition(config: Any) -> None:
     assert torch.equal(x, kept), "the input must not be written to"
     assert torch.equal(y, network(x))
     # Layout is a matter of speed alone.
-    last = network.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    as_last: dict[str, Any] = {"memory_format": torch.channels_last}
+    last = network.to(**as_last)(x.to(**as_last))
     torch.testing.assert_close(last, y, atol=1e-5, rtol=1e-5)
 
 
@@ -217,7 +218,11 @@ def test_the_output_ranges_of_srresnet_agree() -> None:
     unit = build(SRResNetConfig(blocks=1, channels=4, output="unit")).eval()
     x = picture(SRResNetConfig())
     y = unit(x)
-    for output, expected in (("signed", (y + 1) / 2), ("tanh", (y.tanh() + 1) / 2)):
+    expectations: list[tuple[Output, Tensor]] = [
+        ("signed", (y + 1) / 2),
+        ("tanh", (y.tanh() + 1) / 2),
+    ]
+    for output, expected in expectations:
         other = build(SRResNetConfig(blocks=1, channels=4, output=output)).eval()
         other.load_state_dict(unit.state_dict())
         torch.testing.assert_close(other(x), expected)

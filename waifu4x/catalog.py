@@ -29,13 +29,15 @@ class CatalogRow:
     """One model that can be asked for by name.
 
     `sha256` and `size_bytes` are guaranteed to be those of the file for every kind but "resample",
-    which has no file: there `file`, `sha256`, `size_bytes` and `scale` (any will do) are None.
+    which has no file: there `file`, `sha256` and `size_bytes` are None.
     """
 
     name: str
     kind: Kind
     architecture: str
     scale: int | None
+    """Output pixels to a side of one input pixel; None when it runs at any scale that is asked for
+    (filters, and networks that are given an upscaled picture)."""
     licence: str
     good_for: str
     """What to use it for, in one line."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from waifu4x.errors import CheckpointError
 from waifu4x.key_layouts import ARCHITECTURE_KEY, CONFIG_KEY, recognise
@@ -205,12 +207,30 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+class _NoRandomNumbers(TorchFunctionMode):
+    """Leaves out random initialisation, whose values would be thrown away.
+
+    Not only to save time: on "meta", `normal_` imports torch._dynamo, which takes over a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def _build(
     path: Path, architecture: str, config: NetworkConfig, *, state: dict[str, Tensor], sha256: str
 ) -> nn.Module:
     """A network of `config` with exactly the tensors of `state`."""
-    # On "meta" nothing is allocated or initialised: it costs nothing to find out it does not fit.
-    with torch.device("meta"):
+    # On "meta" nothing is allocated: it costs nothing to find out that the state does not fit.
+    with torch.device("meta"), _NoRandomNumbers():
         network = NETWORKS[architecture].module(config)
     wanted = {
         key: tensor.shape

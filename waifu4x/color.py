@@ -34,9 +34,10 @@ def rgb_to_ycbcr(rgb: np.ndarray) -> npt.NDArray[np.float32]:
     rgb: (..., 3) float in [0, 1]. Returns (..., 3) float32, Y in [16/255, 235/255], chroma in
     [16/255, 240/255]. `ycbcr_to_rgb` is its exact inverse up to float32 rounding.
     """
-    matrix = (_YCBCR.T / 255.0).astype(np.float32)
+    matrix: npt.NDArray[np.float32] = (_YCBCR.T / 255.0).astype(np.float32)
     offset = (_YCBCR_OFFSET / 255.0).astype(np.float32)
-    return np.asarray(np.asarray(rgb, dtype=np.float32) @ matrix + offset, dtype=np.float32)
+    product: npt.NDArray[np.float32] = rgb.astype(np.float32, copy=False) @ matrix
+    return np.add(product, offset, out=product)
 
 
 def ycbcr_to_rgb(ycbcr: np.ndarray) -> npt.NDArray[np.float32]:
@@ -73,26 +74,59 @@ def bleed_alpha(pixels: np.ndarray, alpha: np.ndarray) -> npt.NDArray[np.float32
 def _fill_holes(
     color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], holes: npt.NDArray[np.bool_]
 ) -> None:
+    """Fill `color` in place where `holes`; `weight` is 0 exactly there."""
     if not holes.any():
         return
-    smaller_sum = _halve(color * weight[..., None])
+    smaller = _halve(color * weight[..., None])
     smaller_weight = _halve(weight)
     smaller_holes = smaller_weight <= 0
-    smaller_sum /= np.where(smaller_holes, 1.0, smaller_weight)[..., None]
-    # Only whether and how much a block is covered matters, not how many pixels it had.
-    _fill_holes(smaller_sum, np.minimum(smaller_weight, 1.0), smaller_holes)
-    for top in range(0, color.shape[0], _BAND_ROWS):
-        rows = slice(top, min(top + _BAND_ROWS, color.shape[0]))
+    smaller /= np.where(smaller_holes, 1.0, smaller_weight)[..., None]
+    # Only how much of a block is covered matters, not how many pixels it has.
+    _fill_holes(smaller, np.minimum(smaller_weight, 1.0), smaller_holes)
+    height, width = holes.shape
+    for top in range(0, height, _BAND_ROWS):
+        rows = slice(top, min(top + _BAND_ROWS, height))
         if holes[rows].any():
-            larger = _resize_linear(smaller_sum, color.shape[0], color.shape[1], rows=rows)
+            larger = _resize_linear(smaller, height, width, rows=rows)
             np.copyto(color[rows], larger, where=holes[rows][..., None])
+    _fill_touching(color, weight, holes)
+
+
+def _fill_touching(
+    color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], holes: npt.NDArray[np.bool_]
+) -> None:
+    """Fill the holes next to something visible from just that.
+
+    Push-pull alone mixes far colours in where an edge lies on the border of a block; done at every
+    size, this keeps what is near to an edge like the edge.
+    """
+    near = ~holes
+    for axis in (0, 1):
+        inner = np.moveaxis(near.copy(), axis, 0)
+        along = np.moveaxis(near, axis, 0)
+        along[1:] |= inner[:-1]
+        along[:-1] |= inner[1:]
+    rows, columns = np.nonzero(near & holes)
+    total = np.zeros((len(rows), color.shape[2]), dtype=np.float32)
+    total_weight = np.zeros((len(rows), 1), dtype=np.float32)
+    for down in (-1, 0, 1):
+        for right in (-1, 0, 1):
+            row = np.clip(rows + down, 0, holes.shape[0] - 1)
+            column = np.clip(columns + right, 0, holes.shape[1] - 1)
+            share = weight[row, column][:, None]
+            total += color[row, column] * share
+            total_weight += share
+    color[rows, columns] = total / total_weight
 
 
 def _halve(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Sums of 2×2 blocks; an odd last row or column stands alone."""
-    height, width = plane.shape[:2]
-    tall = np.add.reduceat(plane, np.arange(0, height, 2), axis=0)
-    return np.add.reduceat(tall, np.arange(0, width, 2), axis=1)
+    for axis in (0, 1):
+        along = np.moveaxis(plane, axis, 0)
+        halved = along[0::2].copy()
+        halved[: len(along) // 2] += along[1::2]
+        plane = np.moveaxis(halved, 0, axis)
+    return plane
 
 
 def lock_low_frequencies(

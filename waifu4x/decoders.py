@@ -23,7 +23,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from waifu4x import metadata
 from waifu4x.formats import READABLE
 
-# What Pillow raises on bad content, found with 8,751 broken files of seven public collections.
+# What Pillow raises on bad content, found with 8,751 broken files of seven public collections;
+# RuntimeError is what its AVIF decoder raises.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -34,6 +35,7 @@ UNREADABLE = (
     NotImplementedError,
     EOFError,
     struct.error,
+    RuntimeError,
 )
 _EXIF_TAG = 34665
 _GPS_TAG = 34853
@@ -66,20 +68,22 @@ class Stored:
 
 
 def decode(stream: BinaryIO, *, max_pixels: int) -> Stored:
-    """Decode the first picture of a seekable stream. Raises one of UNREADABLE."""
+    """Decode the first picture of a seekable stream; to be called within `quiet_pillow`.
+
+    Raises one of UNREADABLE, RefusedError (one of them) where the reason is known.
+    """
     if not (head := stream.read(4)):
         raise RefusedError("is empty (0 bytes)")
     stream.seek(0)
-    with _pillow_unlimited():
-        stored = None
-        if head in _TIFF_MAGICS:
-            stored = _load_tiff_16_bit(stream, max_pixels=max_pixels)
-            stream.seek(0)
-        return stored or _load_with_pillow(stream, max_pixels=max_pixels)
+    stored = None
+    if head in _TIFF_MAGICS:
+        stored = _load_tiff_16_bit(stream, max_pixels=max_pixels)
+        stream.seek(0)
+    return stored or _load_with_pillow(stream, max_pixels=max_pixels)
 
 
 @contextmanager
-def _pillow_unlimited() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Pillow's pixel limit is off (ours is asked instead) and its warnings are silent.
 
     Both are states of the whole process, so readers in other threads wait.
@@ -113,7 +117,7 @@ def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
     _check_size(*image.size, max_pixels=max_pixels)
     # A phone's MPO is a JPEG followed by previews or a gain map, not by frames.
     format = "JPEG" if image.format == "MPO" else str(image.format)
-    frames = getattr(image, "n_frames", 1) if format in _WITH_FRAMES else 1
+    frames = _frames_of(image) if format in _WITH_FRAMES else 1
     # Read before loading: it tells how the samples are stored, which `mode` no longer does.
     raw_mode = str(image.tile[0].args) if image.tile else ""
     image.load()
@@ -140,8 +144,21 @@ def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
     )
 
 
+def _frames_of(image: Image.Image) -> int:
+    try:
+        return getattr(image, "n_frames", 1)
+    except metadata.DAMAGED_TAGS as error:
+        raise RefusedError(f"is damaged: one of its pages is not readable ({error})") from error
+
+
 def _exif_of(image: Image.Image) -> Image.Exif | None:
     try:
+        if packed := image.info.get("exif"):
+            # getexif gives an empty one when loading failed before; this says that it did.
+            Image.Exif().load(packed)
+        if image.format == "TIFF":
+            # Pillow says 1 dpi where a TIFF says nothing; what it says is among the tags.
+            image.info.pop("dpi", None)
         return image.getexif()
     except metadata.DAMAGED_TAGS:
         return None
@@ -160,6 +177,8 @@ def _planes(
     if ";16" in raw_mode:
         notes = (f"its 16-bit {mode} samples were read with 8 bits",)
     if mode == "LAB":
+        # Whatever profile comes with it, CIELAB means these colours on its own.
+        image.info.pop("icc_profile", None)
         return metadata.lab_to_srgb(image), None, ("it is CIELAB: converted to sRGB",)
     if mode in ("1", "L", "LA", "La"):
         # La can only become LA, LA anything.
@@ -172,7 +191,8 @@ def _planes(
     pixels, alpha = samples, None
     if samples.shape[2] in (2, 4):
         pixels, alpha = samples[..., :-1], samples[..., -1]
-    if mode in ("P", "PA") and _is_neutral(pixels):
+    # A profile for colours would not fit gray.
+    if mode in ("P", "PA") and "icc_profile" not in image.info and _is_neutral(pixels):
         pixels = pixels[..., :1]
     return pixels, alpha, notes
 
@@ -275,7 +295,7 @@ def _decode_tiff(
     stream.seek(0)
     try:
         samples = imagecodecs.tiff_decode(stream.read())
-    except imagecodecs.TiffError as error:
+    except (imagecodecs.TiffError, IndexError) as error:
         raise RefusedError(f"is damaged or cut off: {error}") from error
     if planar:
         return np.moveaxis(samples.reshape(count, height, width), 0, -1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from waifu4x import memory
 from waifu4x.errors import DeviceError, UsageError
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
@@ -115,33 +114,7 @@ def free_bytes(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return free_host_bytes()
-
-
-def free_host_bytes() -> int:
-    """Main memory that can still be taken, in bytes, within a container's limit too."""
-    limits = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                limits.append(int(line.split()[1]) * 1024)
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-            limits.append(max(0, int(limit) - used))
-    except OSError:
-        pass  # not Linux, or no cgroup v2: whatever was found so far counts
-    if not limits:
-        # macOS and Windows do not tell what is available without a further library; half of what
-        # is installed is a cautious stand-in.
-        limits.append(_installed_bytes() // 2)
-    return min(limits)
-
-
-def _installed_bytes() -> int:
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 8 * 2**30
+    return memory.free_host_bytes()
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     The file is synced before the rename and its folder after it, so that after a power cut `target`
     is the old file or the new one, never a part. An existing target keeps its permissions. When the
-    block raises, the temporary is removed and `target` is as it was. Errors are the caller's OSError.
+    block raises, the temporary is removed and `target` is as it was. Raises OSError as it comes.
     """
     temporary = partial_path(target)
     try:

@@ -23,9 +23,9 @@ _CM_PER_INCH = 2.54
 # In a TIFF these tell how the pixels are stored or belong to other features of the file (tiles,
 # sub-pictures, XMP, Photoshop, IPTC, ICC, GeoTIFF, whose map coordinates scaling would make wrong).
 _STORAGE_TAGS = frozenset(
-    [254, 255, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289, 290]
-    + [291, 292, 293, 297, 301, *range(317, 348), *range(512, 533), 559, 700]
-    + [33550, 33723, 33922, 34264, 34377, 34675, 34735, 34736, 34737, 37724, 50341]
+    {254, 255, 258, 259, *range(262, 267), 273, 277, 278, 279, 280, 281, 284, *range(288, 294)}
+    | {297, 301, *range(317, 348), *range(512, 533), 559, 700, 33550, 33723, 33922, 34264, 34377}
+    | {34675, 34735, 34736, 34737, 37724, 50341}
 )
 
 # Everything that Pillow raises over hostile tag data, each seen on mutated files.

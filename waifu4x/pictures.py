@@ -112,10 +112,11 @@ def read(source: Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Pi
             # A FIFO would wait for a writer that never comes; a device may never end.
             if not stat.S_ISREG(source.stat().st_mode) and not source.is_dir():
                 raise PictureReadError(f"{name} is no regular file: name a picture, or - for stdin")
-            with source.open("rb") as stream:
+            with source.open("rb") as stream, decoders.quiet_pillow():
                 return _upright(decoders.decode(stream, max_pixels=max_pixels))
         data = source if isinstance(source, bytes) else source.read()
-        return _upright(decoders.decode(io.BytesIO(data), max_pixels=max_pixels))
+        with decoders.quiet_pillow():
+            return _upright(decoders.decode(io.BytesIO(data), max_pixels=max_pixels))
     except PictureReadError:
         raise
     except decoders.RefusedError as error:
@@ -243,8 +244,10 @@ def _upright(stored: decoders.Stored) -> Picture:
     if profile:
         pixels, profile, in_profile_space, remark = _managed(stored, profile)
         notes += remark
-    elif stored.cmyk is not None:
-        notes.append("it is CMYK without an ICC profile: converted to RGB by the plain formula")
+    if stored.cmyk is not None and pixels is stored.pixels:
+        notes.append(
+            "it is CMYK without a usable ICC profile: converted to RGB by the plain formula"
+        )
     alpha = stored.alpha
     return Picture(
         pixels=metadata.apply_orientation(pixels, orientation),
@@ -268,7 +271,7 @@ def _managed(
     space = metadata.profile_space(profile)
     wanted = "CMYK" if stored.cmyk is not None else "GRAY" if pixels.shape[2] == 1 else "RGB"
     if space is None:
-        return pixels, None, False, ["its ICC profile is broken and was ignored"]
+        return pixels, None, False, ["its ICC profile is broken or of an unknown kind: ignored"]
     if space != wanted:
         return pixels, None, False, [f"its ICC profile is for {space}, not {wanted}: ignored"]
     try:
@@ -377,7 +380,7 @@ def _write_failure(error: OSError, target: Path, *, size_bytes: int) -> str:
     name = _shown(target)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{name} needs {size_bytes:,} bytes, but the disk is full: free some space"
-    if error.errno == errno.ENOENT:
+    if not target.parent.is_dir():
         return (
             f"{name} cannot be written: the folder {_shown(target.parent)} does not exist, make it"
         )

@@ -1,12 +1,12 @@
 """Classical resampling: nearest, bilinear, bicubic, lanczos3, and MATLAB's `imresize` bit for bit.
 
-One machinery serves both: separable kernels, stretched when shrinking (anti-aliasing), with symmetric
-reflection at the borders. A pass is a product with a sparse banded matrix; it is done here block by
-block with small dense products, which BLAS makes faster than gathering the taps one by one.
+One machinery serves both: separable kernels, stretched when shrinking (anti-aliasing), with
+symmetric reflection at the borders. A pass is a product with a sparse banded matrix; it is done
+here block by block with small dense products, which BLAS makes faster than gathering tap by tap.
 
-`imresize` follows MATLAB's documented and observed behaviour: on uint8 the height is done before the
-width, and the result is rounded and clipped after *each* pass. Super-resolution papers measure on
-low-resolution pictures made that way, so a deviation of one grey level here shows up in their tables.
+`imresize` follows MATLAB's documented and observed behaviour: on uint8 the height is done before
+the width, and the result is rounded and clipped after *each* pass. Super-resolution papers measure
+on low-resolution pictures made that way, so one grey level off here shows up in their tables.
 """
 
 from __future__ import annotations
@@ -119,7 +119,9 @@ def _resample_columns(image: FloatArray, taps: _Taps) -> FloatArray:
     return out
 
 
-def resize(image: FloatArray, size_px: tuple[int, int], *, kernel: Kernel = "bicubic") -> FloatArray:
+def resize(
+    image: FloatArray, size_px: tuple[int, int], *, kernel: Kernel = "bicubic"
+) -> FloatArray:
     """Resample a float picture to `size_px`.
 
     Args:

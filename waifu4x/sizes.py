@@ -59,9 +59,7 @@ class Target:
         """(width, height) of the output, rounded half up, each at least 1."""
         factor = self.factor(width_px, height_px)
         # The tiny term keeps 333 * (1000 / 333) at 1000 although the product is 999.9999….
-        width, height = (
-            max(1, math.floor(n * factor + 0.5 + 1e-9)) for n in (width_px, height_px)
-        )
+        width, height = (max(1, math.floor(n * factor + 0.5 + 1e-9)) for n in (width_px, height_px))
         return width, height
 
 

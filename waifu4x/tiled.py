@@ -1,7 +1,7 @@
 """Runs a network over a picture of any size, tile by tile, whatever the device's memory.
 
-Tiles are stitched in main memory, so the device never holds more than one batch of them. Two ladders
-keep a run alive, and neither touches what the user chose explicitly:
+Tiles are stitched in main memory, so the device never holds more than one batch of them. Two
+ladders keep a run alive, and neither touches what the user chose explicitly:
 
 - a full memory halves the tile and starts the picture again; the size that worked is kept;
 - a tile with NaN or infinity (fp16 overflows in some networks) is computed again in fp32.
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from waifu4x import devices, tiling
+from waifu4x.canvas import Canvas
 from waifu4x.checkpoints import Model
 from waifu4x.engines import Engine, FloatArray
 from waifu4x.engines.ensemble import EightfoldEngine
@@ -35,38 +36,6 @@ _MAX_TILE_PX = {"cpu": 512, "mps": 512, "cuda": 1024}
 _MAX_BATCH = {"cpu": 1, "mps": 4, "cuda": 16}
 # Of the memory that is free now; the rest is for fragmentation and for others.
 _MEMORY_SHARE = 0.5
-_ROWS_AT_ONCE = 256
-# BT.601 full range: how three channels that started equal become one again.
-_GRAY_WEIGHTS = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-
-
-class Canvas:
-    """An output that is filled piece by piece: clamped to [0, 1], rounded when it holds integers.
-
-    Integers are written as they come, so a picture of 200 MP takes 600 MB and not 2.4 GB.
-    """
-
-    def __init__(self, size_px: tuple[int, int], *, channels: int, dtype: npt.DTypeLike) -> None:
-        self.values = np.empty((*size_px, channels), dtype=dtype)
-        integer = self.values.dtype.kind == "u"
-        self._full = np.float32(np.iinfo(self.values.dtype).max) if integer else None
-
-    def put(self, place: tuple[slice, slice], values: FloatArray) -> None:
-        """Write `values` (h, w, C) float at `place`; three channels become gray where C must be 1."""
-        target = self.values[place]
-        if target.shape[2] == 1 and values.shape[2] == 3:
-            values = (values @ _GRAY_WEIGHTS)[..., None]
-        clamped = np.clip(values, 0.0, 1.0)
-        if self._full is not None:
-            clamped *= self._full
-            np.rint(clamped, out=clamped)
-        np.copyto(target, clamped, casting="unsafe")
-
-    def fill(self, values: FloatArray) -> None:
-        """Write the whole of `values` (H, W, C), some rows at a time to keep temporaries small."""
-        for top in range(0, values.shape[0], _ROWS_AT_ONCE):
-            rows = slice(top, top + _ROWS_AT_ONCE)
-            self.put((rows, slice(None)), values[rows])
 
 
 class TiledRunner:
@@ -184,7 +153,9 @@ class TiledRunner:
                 f"try --device cpu or a smaller model"
             )
         self._tile_limit_px = max(MIN_TILE_PX, tile_px // 2)
-        self._note(f"{self.device} ran out of memory: tiles of {self._tile_limit_px} px from now on")
+        self._note(
+            f"{self.device} ran out of memory: tiles of {self._tile_limit_px} px from now on"
+        )
 
     def _fill(
         self,

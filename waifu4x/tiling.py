@@ -1,14 +1,15 @@
 """Where tiles lie, and how their results are put together: integers only, exact by construction.
 
-A picture is cut into *cores* that cover it without overlap. The network is shown each core inside a
-larger *window*, with `halo_px` more pixels on every side where the picture has them. All windows of a
-picture are of one size and lie inside it, so they can be batched, and at the picture's borders the
-network pads exactly as it would for the whole picture. When the halo reaches the network's receptive
-radius, the cores put together are guaranteed to equal the result of one pass over the whole picture.
+A picture is cut into *cores* that cover it without overlap. The network is shown each core inside
+a larger *window*, with `halo_px` more pixels on every side where the picture has them. All windows
+of a picture are of one size and lie inside it, so they can be batched, and at the picture's borders
+the network pads exactly as it would for the whole picture. When the halo reaches the network's
+receptive radius, the cores put together are guaranteed to equal one pass over the whole picture.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -109,7 +110,7 @@ def _spans(size_px: int, *, tile_px: int, halo_px: int, multiple: int) -> tuple[
     units, tile, halo = size_px // multiple, tile_px // multiple, -(-halo_px // multiple)
     count = -(-units // tile)
     edges = [number * units // count for number in range(count + 1)]
-    longest = max(stop - start for start, stop in zip(edges, edges[1:], strict=False))
+    longest = max(stop - start for start, stop in itertools.pairwise(edges))
     window = min(units, longest + 2 * halo)
     return tuple(
         Span(
@@ -118,5 +119,5 @@ def _spans(size_px: int, *, tile_px: int, halo_px: int, multiple: int) -> tuple[
             core_start=start * multiple,
             core_stop=stop * multiple,
         )
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in itertools.pairwise(edges)
     )

@@ -1,7 +1,7 @@
 """A picture becomes a larger picture: colours, alpha, passes, tiles, exact size.
 
-    Picture -> float32 in [0, 1] -> passes of the network, tile by tile -> one resample to the exact
-    size -> strength, colour lock -> integers of the input's depth -> Picture
+Picture -> float32 in [0, 1] -> passes of the network, tile by tile -> one resample to the exact
+size -> strength, colour lock -> integers of the input's depth -> Picture
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import color, sizes
-from waifu4x.checkpoints import Model
-from waifu4x.errors import UsageError
+from waifu4x import catalog, color, sizes, weights
+from waifu4x.canvas import Canvas, from_unit, to_unit
+from waifu4x.errors import UnknownModelError, UsageError
 from waifu4x.pictures import Picture
 from waifu4x.resample import KERNELS, Kernel, resize
 from waifu4x.sizes import Target
-from waifu4x.tiled import Canvas, TiledRunner
+
+# The resampling kernels need no torch, and importing it takes longer than enlarging a meme.
+if TYPE_CHECKING:
+    from waifu4x.checkpoints import Model
+    from waifu4x.tiled import TiledRunner
 
 AlphaMode = Literal["network", "bicubic"]
 FloatArray = npt.NDArray[np.float32]
@@ -92,21 +97,38 @@ class Upscaler:
         several = len(trained) > 1
         return sizes.passes(factor, native=max(trained), any_factor=several)
 
-    def output_size_px(self, width_px: int, height_px: int, *, target: Target) -> tuple[int, int]:
-        """(width, height) that `upscale` is guaranteed to give."""
-        return target.size_px(width_px, height_px)
+    @property
+    def name(self) -> str:
+        """The model's name, as it appears in output names."""
+        return self.model if isinstance(self.model, str) else self.model.name
 
-    def memory_bytes(self, picture_px: int, output_px: int, *, channels: int, depth: int) -> int:
-        """Main memory that `upscale` takes at its peak beside the device's, estimated.
+    def tiles(self, width_px: int, height_px: int) -> int | None:
+        """How many tiles the first pass over such a picture takes; None without a network."""
+        if self.runner is None or isinstance(self.model, str):
+            return None
+        multiple = self.model.size_multiple
+        height_px, width_px = (n + -n % multiple for n in (height_px, width_px))
+        return len(self.runner.plan(height_px, width_px))
 
-        `picture_px` and `output_px` count pixels, `depth` is bits a channel.
+    def memory_bytes(self, picture: Picture, size_px: tuple[int, int]) -> int:
+        """Main memory that `upscale` takes at its peak beside the network's own, estimated.
+
+        `size_px` is (width, height) of the output.
         """
-        direct = self.options.strength == 1.0 and not self.options.color_fix
-        exact = isinstance(self.model, Model) and not self.model.pre_upsampled
-        per_output = channels * depth // 8
-        if not (direct and exact):
-            per_output += 3 * 4 * channels  # float canvas, its resampled copy, one temporary
-        return picture_px * channels * (4 + depth // 8) + output_px * per_output
+        channels, bytes_each = picture.pixels.shape[2], picture.depth_bits // 8
+        output_px = size_px[0] * size_px[1]
+        passes = self.passes(max(size_px[0] / picture.width_px, size_px[1] / picture.height_px))
+        rgb = not isinstance(self.model, str) and self.model.channels_in == 3
+        plain = self.options.strength == 1.0 and not self.options.color_fix
+        canvas_px = picture.width_px * picture.height_px
+        for factor in passes:
+            canvas_px = int(canvas_px * factor**2)
+        # The integers, and in encoding their compressed form, which can be as large.
+        need_bytes = 2 * output_px * (channels + (picture.alpha is not None)) * bytes_each
+        if not (rgb and plain and canvas_px == output_px):
+            # A float canvas, what it is resampled to, and one temporary of that size.
+            need_bytes += 4 * channels * (canvas_px + 2 * output_px)
+        return need_bytes
 
     def upscale(
         self, picture: Picture, target: Target, *, on_progress: Progress | None = None
@@ -133,7 +155,7 @@ class Upscaler:
         )
         if self.runner is not None:
             self.runner.forget()
-        pixels = _to_unit(picture.pixels)
+        pixels = to_unit(picture.pixels)
         if picture.alpha is not None:
             pixels = color.bleed_alpha(pixels, picture.alpha)
         enlarged = job.enlarge(pixels)
@@ -141,6 +163,29 @@ class Upscaler:
         assert enlarged.shape[:2] == (height, width)
         result = picture.with_pixels(enlarged, alpha)
         return result, self._facts(job.factors, time.perf_counter() - started)
+
+    def enlarge_plane(self, plane: FloatArray, size_px: tuple[int, int]) -> FloatArray:
+        """Enlarge one plane of numbers, as it is: no colour conversion, no profile, no rounding.
+
+        Args:
+            plane: (h, w) float32 in [0, 1]: studio-range luma for networks that work on luma.
+            size_px: (height, width) of the result.
+
+        Returns:
+            (H, W) float32; a network's is clamped to [0, 1].
+        """
+        image = plane[..., None]
+        if isinstance(self.model, str):
+            return resize(image, size_px, kernel=self.model)[..., 0]
+        factor = max(size_px[0] / plane.shape[0], size_px[1] / plane.shape[1])
+        job = _Job(
+            upscaler=self,
+            size_px=size_px,
+            factors=self.passes(factor),
+            dtype=np.dtype(np.float32),
+            progress=_Progress(None, 1),
+        )
+        return job.run_network(image, self.model)[..., 0]
 
     def _facts(self, factors: tuple[float, ...], spent_s: float) -> Facts:
         runner = self.runner
@@ -165,6 +210,52 @@ class Upscaler:
             network_s=runner.spent_s,
             notes=tuple(runner.notes),
         )
+
+
+def open_upscaler(
+    model: str | Path = catalog.DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile_px: int | None = None,
+    tta: bool = False,
+    options: Options | None = None,
+    offline: bool = False,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Upscaler:
+    """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
+
+    Args:
+        model: a name, an alias, or the path of a ``.safetensors`` or ``.pth`` file.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        tile_px: the side of a tile, never changed; by default what memory allows.
+        tta: average over the eight flips and turns of the picture.
+        offline: never download.
+        on_download: called with (done, total) bytes.
+
+    Raises:
+        UnknownModelError, WeightsError, DeviceError, UsageError.
+    """
+    chosen = options or Options()
+    if isinstance(model, str) and _is_kernel(model):
+        return Upscaler(model=cast(Kernel, weights.find(model).name), options=chosen)
+    found = weights.resolve(model, offline=offline, on_progress=on_download)
+
+    from waifu4x import checkpoints  # they need torch; see above
+    from waifu4x.tiled import TiledRunner
+
+    licence = found.row.licence if found.row else None
+    loaded = checkpoints.load(found.path, name=found.name, licence=licence)
+    runner = TiledRunner(loaded, device=device, precision=precision, tile_px=tile_px, tta=tta)
+    return Upscaler(model=loaded, runner=runner, options=chosen)
+
+
+def _is_kernel(name: str) -> bool:
+    try:
+        return weights.find(name).kind == "resample"
+    except UnknownModelError:
+        return False  # a path, or nothing at all: `weights.resolve` says which
 
 
 class _Progress:
@@ -199,7 +290,7 @@ class _Job:
         options, model = self.upscaler.options, self.upscaler.model
         if isinstance(model, str) or not self.factors:
             kernel = model if isinstance(model, str) else _LAST_RESAMPLE
-            done = _from_unit(resize(image, self.size_px, kernel=kernel), self.dtype)
+            done = from_unit(resize(image, self.size_px, kernel=kernel), self.dtype)
             self.progress.finish_part()
             return done
         plain = options.strength == 1.0 and not options.color_fix
@@ -208,23 +299,26 @@ class _Job:
             self._run_passes(image, model, canvas)
             self.progress.finish_part()
             return canvas.values
-        result = self._enlarge_luma(image, model) if model.channels_in == 1 else (
-            self._enlarge_colors(image, model)
-        )
+        if model.channels_in == 1:
+            result = self._enlarge_luma(image, model)
+        else:
+            result = self.run_network(image, model)
         if options.color_fix:
             result = color.lock_low_frequencies(result, image)
         if options.strength < 1.0:
             result *= np.float32(options.strength)
             result += np.float32(1.0 - options.strength) * resize(image, self.size_px)
         self.progress.finish_part()
-        return _from_unit(result, self.dtype)
+        return from_unit(result, self.dtype)
 
     def enlarge_alpha(self, alpha: npt.NDArray) -> npt.NDArray:
         """(h, w) -> (H, W), both of the picture's dtype; 0 and full stay exactly 0 and full."""
         if _is_flat(alpha):
             return np.full(self.size_px, alpha.flat[0], dtype=alpha.dtype)
         if self.upscaler.options.alpha == "bicubic":
-            enlarged = _from_unit(resize(_to_unit(alpha), self.size_px), alpha.dtype)
+            enlarged = from_unit(resize(to_unit(alpha[..., None]), self.size_px), alpha.dtype)[
+                ..., 0
+            ]
             self.progress.finish_part()
         else:
             # Strength and colour lock are about colours; the alpha is the network's alone.
@@ -235,7 +329,7 @@ class _Job:
                 dtype=alpha.dtype,
                 progress=self.progress,
             )
-            enlarged = bare.enlarge(_to_unit(alpha)[..., None])[..., 0]
+            enlarged = bare.enlarge(to_unit(alpha)[..., None])[..., 0]
         return color.restore_plateaus(enlarged, alpha)
 
     def _ends_exactly(self, image: FloatArray, model: Model) -> bool:
@@ -245,14 +339,11 @@ class _Job:
         reached = model.scale ** len(self.factors)
         return (image.shape[0] * reached, image.shape[1] * reached) == self.size_px
 
-    def _enlarge_colors(self, image: FloatArray, model: Model) -> FloatArray:
-        return self._settle(self._run_passes(image, model, None))
-
     def _enlarge_luma(self, image: FloatArray, model: Model) -> FloatArray:
         """Y through the network, Cb and Cr by bicubic interpolation, as the papers do."""
         gray = image.shape[2] == 1
         ycbcr = color.rgb_to_ycbcr(np.broadcast_to(image, (*image.shape[:2], 3)))
-        y = self._settle(self._run_passes(ycbcr[..., :1], model, None))
+        y = self.run_network(ycbcr[..., :1], model)
         if gray:
             return (y - np.float32(16.0 / 255.0)) * np.float32(255.0 / 219.0)
         chroma = resize(ycbcr[..., 1:], self.size_px)
@@ -275,8 +366,12 @@ class _Job:
             image = runner.run(image, canvas=canvas, on_progress=inside)
         return image
 
-    def _settle(self, image: FloatArray) -> FloatArray:
-        """The one resample to the exact size; nothing when the passes reached it."""
+    def run_network(self, image: FloatArray, model: Model) -> FloatArray:
+        """All passes, then the one resample to the exact size, which is none where they reach it.
+
+        `image` is (h, w, C) in the network's own colour space; the result is clamped to [0, 1].
+        """
+        image = self._run_passes(image, model, None)
         if image.shape[:2] == self.size_px:
             return image
         return np.clip(resize(image, self.size_px, kernel=_LAST_RESAMPLE), 0.0, 1.0)
@@ -288,15 +383,3 @@ def _times(image: FloatArray, factor: float) -> tuple[int, int]:
 
 def _is_flat(alpha: npt.NDArray | None) -> bool:
     return alpha is None or bool((alpha == alpha.flat[0]).all())
-
-
-def _to_unit(values: npt.NDArray) -> FloatArray:
-    """uint8 or uint16 -> float32 in [0, 1]."""
-    return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
-
-
-def _from_unit(values: FloatArray, dtype: np.dtype) -> npt.NDArray:
-    """float in about [0, 1] -> rounded integers, row by row to keep temporaries small."""
-    canvas = Canvas(values.shape[:2], channels=values.shape[-1] if values.ndim == 3 else 1, dtype=dtype)
-    canvas.fill(values if values.ndim == 3 else values[..., None])
-    return canvas.values if values.ndim == 3 else canvas.values[..., 0]

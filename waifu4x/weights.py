@@ -186,8 +186,8 @@ def add(
             name=name,
             kind="user",
             architecture=model.architecture,
-            scale=model.scale,
-            licence=licence or "unknown",
+            scale=None if model.pre_upsampled else model.scale,
+            licence=model.licence or "unknown",
             good_for=f"added from {file.name}",
             # With the hash in its name a new version never overwrites the one still in use.
             file=f"{name}-{model.sha256[:8]}{file.suffix.lower()}",

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from waifu4x import files, pictures
 from waifu4x.errors import PictureReadError, TrainError
+from waifu4x.folders import find_pictures
 from waifu4x.resample import imresize
 
 _FORMAT = 1
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp"})
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -58,18 +58,6 @@ class PairCache:
         return lr.reshape(height, width, 3), hr.reshape(height * s, width * s, 3)
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture file below `folder`, sorted; hidden files and folders are left out."""
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    return sorted(found)
-
-
 def open_cache(
     folders: Sequence[Path],
     cache_folder: Path,
@@ -80,7 +68,8 @@ def open_cache(
 ) -> PairCache:
     """Decode all pictures of `folders` into `cache_folder`, or open what an earlier run decoded.
 
-    The cache is keyed by paths, sizes and times of the pictures, so a changed folder is decoded anew.
+    The cache is keyed by paths, sizes and times of the pictures, so a changed folder is decoded
+    anew.
 
     Args:
         scale: HR size divided by LR size.

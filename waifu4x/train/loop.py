@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from waifu4x import devices, pictures
+from waifu4x import checkpoints, devices, pictures
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.errors import TrainError, UsageError
+from waifu4x.folders import find_pictures
 from waifu4x.networks import NETWORKS
 from waifu4x.resample import imresize
-from waifu4x.train.data import CropSampler, PairCache, find_pictures
+from waifu4x.train.data import CropSampler, PairCache
 from waifu4x.train.losses import PIXEL_LOSSES
 from waifu4x.train.recipe import Recipe, ScheduleOptions
 from waifu4x.train.state import TrainState, to_float
@@ -112,7 +113,7 @@ class Trainer:
         self.dtype = devices.pick_dtype(precision, self.device)
         self._validation = validation
         self._loss: nn.Module = PIXEL_LOSSES[recipe.loss.pixel]()
-        network = _build(recipe).to(self.device, memory_format=torch.channels_last)
+        network = _build(recipe).to(self.device).to(memory_format=torch.channels_last)
         sampler = CropSampler(cache, patch_px=recipe.data.patch_px, seed=seed)
         self.state = TrainState.start(network, sampler, recipe)
         if self.checkpoint.is_file():
@@ -121,6 +122,14 @@ class Trainer:
     @property
     def checkpoint(self) -> Path:
         return self.run_folder / CHECKPOINT_NAME
+
+    @property
+    def precision(self) -> str:
+        return devices.precision_name(self.dtype)
+
+    @property
+    def has_validation(self) -> bool:
+        return len(self._validation) > 0
 
     @property
     def progress(self) -> float:
@@ -217,5 +226,9 @@ class Trainer:
                 output = self.state.ema(lr)
             rounded = output.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
             sr = rounded[0].permute(1, 2, 0).cpu().numpy()
-            values.append(psnr_y(sr, pair.hr, shave_px=self.recipe.scale))
+            values.append(psnr_y(sr, pair.hr, border_px=self.recipe.scale))
         return float(np.mean(values))
+
+    def export(self, target: Path, *, metadata: Mapping[str, str]) -> None:
+        """Write the averaged network as ``.safetensors``, ready for `waifu4x upscale -m`."""
+        checkpoints.save(self.state.ema, target, metadata=metadata)

@@ -1,4 +1,7 @@
-"""Losses are values: modules ``(prediction, target) -> scalar``, on (N, 3, H, W) float32 in [0, 1]."""
+"""Losses are values: modules ``(prediction, target) -> scalar``.
+
+Both are (N, 3, H, W) float32 in [0, 1].
+"""
 
 from __future__ import annotations
 

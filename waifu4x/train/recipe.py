@@ -13,6 +13,8 @@ from typing import Any, get_type_hints
 
 from waifu4x.errors import UsageError
 
+_RECIPES = resources.files("waifu4x.train") / "recipes"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
@@ -71,8 +73,7 @@ class Recipe:
 
 def preset_names() -> tuple[str, ...]:
     """The names of the recipes that ship."""
-    folder = resources.files(__package__) / "recipes"
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml")))
+    return tuple(sorted(f.name[:-5] for f in _RECIPES.iterdir() if f.name.endswith(".toml")))
 
 
 def load(name_or_path: str) -> Recipe:
@@ -83,7 +84,7 @@ def load(name_or_path: str) -> Recipe:
     """
     path = Path(name_or_path)
     if name_or_path in preset_names():
-        text = (resources.files(__package__) / "recipes" / f"{name_or_path}.toml").read_text("utf-8")
+        text = (_RECIPES / f"{name_or_path}.toml").read_text("utf-8")
     elif path.suffix == ".toml" and path.is_file():
         text = path.read_text(encoding="utf-8")
     else:

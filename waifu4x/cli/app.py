@@ -1,0 +1,84 @@
+"""The command `waifu4x`: its sub-commands, and how errors and signals become exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+
+from waifu4x import __version__
+from waifu4x.cli import bench, devices, models, train, upscale
+from waifu4x.cli.console import stderr
+from waifu4x.errors import EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived; unwinds the stack as KeyboardInterrupt does, so that cleaning up happens."""
+
+
+class _Group(TyperGroup):
+    """Turns every error that waifu4x raises on purpose into one line and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Waifu4xError as error:
+            stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            raise typer.Exit(EXIT_SIGINT) from error
+        except _Terminated as error:
+            raise typer.Exit(EXIT_SIGTERM) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Enlarge memes, anime stills and old photos: sharp, offline, whatever the size.",
+    epilog="Example: [bold]waifu4x upscale meme.png -s 4[/]",
+)
+app.command("upscale")(upscale.upscale)
+app.add_typer(models.app, name="models")
+app.command("bench")(bench.bench)
+app.command("train")(train.train)
+app.command("devices")(devices.devices)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"waifu4x {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    del version  # its callback has done everything
+
+
+def main() -> None:
+    """The console script."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    # A file name that is no valid text must not break the message that names it.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app()

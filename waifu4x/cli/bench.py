@@ -1,0 +1,51 @@
+"""``waifu4x bench``: models on pictures of known truth, by the papers' protocol."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from waifu4x import catalog
+
+
+def bench(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of high-resolution pictures.", show_default=False),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("-m", "--model", help="As often as you like; bicubic is always measured."),
+    ] = None,
+    scale: Annotated[int, typer.Option("-s", "--scale", help="Times the input.")] = 4,
+    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    protocol: Annotated[
+        str, typer.Option(help="rgb8, rgb8-float-y or luma; see the documentation.")
+    ] = "rgb8",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per model and folder.")
+    ] = False,
+) -> None:
+    """Measure Y-PSNR: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
+
+    Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
+    """
+    from waifu4x.bench import protocol as protocols
+    from waifu4x.upscaler import open_upscaler
+
+    names = list(dict.fromkeys(["bicubic", *(model or [catalog.DEFAULT_MODEL])]))
+    for name in names:
+        upscaler = open_upscaler(name, device=device, precision=precision)
+        for folder in folders:
+            measured = protocols.measure(upscaler, folder, scale=scale, protocol=protocol)
+            if as_json:
+                typer.echo(json.dumps(measured.facts()))
+            else:
+                typer.echo(
+                    f"{measured.model:<28}  {folder.name}  x{scale}  {measured.psnr_db:.3f} dB  "
+                    f"({len(measured.pictures)} pictures, {protocol}, {measured.precision})"
+                )

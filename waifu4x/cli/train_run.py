@@ -1,0 +1,130 @@
+"""The work of ``waifu4x train``: data, training, and the model that comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from waifu4x import __version__, files, weights
+from waifu4x.cli.console import stderr
+from waifu4x.train import card, recipe
+from waifu4x.train.data import PairCache, open_cache
+from waifu4x.train.loop import Report, Trainer, validation_pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything the user asked for."""
+
+    folders: tuple[Path, ...]
+    name: str
+    recipe: str
+    validation: Path | None
+    steps: int | None
+    minutes: float | None
+    run_folder: Path
+    licence: str
+    seed: int
+    device: str
+    precision: str
+    validate_every: int
+    report_every: int
+
+
+def run(request: Request) -> None:
+    """Train (or go on training), and write the model and its card into the run's folder.
+
+    Raises:
+        TrainError: no usable data, a damaged or foreign checkpoint, or a loss that is not finite.
+        UsageError: an unknown recipe, or numbers that the network does not take.
+    """
+    chosen = _with_length(recipe.load(request.recipe), request)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
+        cache = _open(request, chosen, bar)
+        pairs = validation_pairs(request.validation, chosen.scale) if request.validation else ()
+        trainer = Trainer(
+            chosen,
+            cache,
+            run_folder=request.run_folder,
+            device=request.device,
+            precision=request.precision,
+            seed=request.seed,
+            validation=pairs,
+        )
+        start = "going on at" if trainer.state.step else "starting at"
+        _say(
+            f"{len(cache)} pictures; {chosen.network['architecture']} x{chosen.scale} in "
+            f"{trainer.precision} on {trainer.device}; {start} step {trainer.state.step}"
+        )
+        task = bar.add_task("training", total=1.0, completed=trainer.progress)
+
+        def show(report: Report) -> None:
+            bar.update(task, completed=report.progress)
+            _say(_line(report))
+
+        trainer.run(
+            on_report=show,
+            report_every=request.report_every,
+            validate_every=request.validate_every,
+        )
+    _finish(request, trainer, cache)
+
+
+def _with_length(chosen: recipe.Recipe, request: Request) -> recipe.Recipe:
+    schedule = chosen.schedule
+    if request.steps is not None:
+        schedule = dataclasses.replace(schedule, steps=request.steps, minutes=None)
+    if request.minutes is not None:
+        schedule = dataclasses.replace(schedule, minutes=request.minutes)
+    return dataclasses.replace(chosen, schedule=schedule)
+
+
+def _open(request: Request, chosen: recipe.Recipe, bar: Progress) -> PairCache:
+    task = bar.add_task("decoding pictures", total=None)
+    cache = open_cache(
+        request.folders,
+        weights.downloads_folder().parent / "pairs",
+        scale=chosen.scale,
+        patch_px=chosen.data.patch_px,
+        on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+    )
+    bar.remove_task(task)
+    reasons = Counter(sentence.rsplit(": ", 1)[-1] for sentence in cache.skipped)
+    for reason, count in reasons.items():
+        _say(f"skipped {count}: {reason}")
+    return cache
+
+
+def _line(report: Report) -> str:
+    measured = "" if report.psnr_db is None else f"  PSNR {report.psnr_db:.3f} dB"
+    return (
+        f"{report.progress:6.1%}  step {report.step}  loss {report.loss:.5f}  "
+        f"rate {report.learning_rate:.2e}  {report.steps_per_s:.2f} steps/s{measured}"
+    )
+
+
+def _finish(request: Request, trainer: Trainer, cache: PairCache) -> None:
+    facts = card.facts(
+        trainer,
+        name=request.name,
+        licence=request.licence,
+        data=f"{len(cache)} pictures of {', '.join(f.name for f in request.folders)}",
+        version=__version__,
+    )
+    target = request.run_folder / f"{request.name}.safetensors"
+    trainer.export(target, metadata=facts)
+    table = json.dumps(facts, indent=2)
+    files.write_bytes(request.run_folder / f"{request.name}.json", table.encode())
+    row = weights.add(target, name=request.name, licence=request.licence, overwrite=True)
+    _say(f"wrote {target}; use it with: waifu4x upscale meme.png -m {row.name}")
+
+
+def _say(text: str) -> None:
+    stderr.print(escape(text), soft_wrap=True)

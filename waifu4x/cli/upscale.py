@@ -1,0 +1,205 @@
+"""``waifu4x upscale``: pictures in, larger pictures out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from waifu4x import catalog
+from waifu4x.errors import EXIT_SOME_FAILED, UsageError
+
+_SIZE = "Output size (one of these; the aspect ratio is kept)"
+_SPEED = "Speed and memory"
+_LOOK = "Look"
+_FILES = "Files"
+
+
+def upscale(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Pictures; - is standard input.", show_default=False),
+    ] = None,
+    more_inputs: Annotated[
+        list[str] | None,
+        typer.Option("-i", "--input", help="A picture, as other tools want it.", hidden=True),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A file, a folder, or - for standard output. Default: beside the input.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m",
+            "-n",
+            "--model",
+            help="A name from 'waifu4x models list', or a .pth or .safetensors file.",
+        ),
+    ] = catalog.DEFAULT_MODEL,
+    scale: Annotated[
+        float | None,
+        typer.Option("-s", "--scale", help="Times the input; 4 by default.", rich_help_panel=_SIZE),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="In px.", rich_help_panel=_SIZE)] = None,
+    height: Annotated[int | None, typer.Option(help="In px.", rich_help_panel=_SIZE)] = None,
+    long_edge: Annotated[
+        int | None, typer.Option(help="The longer side, in px.", rich_help_panel=_SIZE)
+    ] = None,
+    short_edge: Annotated[
+        int | None, typer.Option(help="The shorter side, in px.", rich_help_panel=_SIZE)
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Largest inside this box.", rich_help_panel=_SIZE),
+    ] = None,
+    minimum: Annotated[
+        str | None,
+        typer.Option(
+            "--min",
+            metavar="WxH",
+            help="Smallest that covers this box; larger pictures keep their size.",
+            rich_help_panel=_SIZE,
+        ),
+    ] = None,
+    strength: Annotated[
+        float, typer.Option(help="0 is bicubic, 1 the model.", rich_help_panel=_LOOK)
+    ] = 1.0,
+    color_fix: Annotated[
+        bool,
+        typer.Option("--color-fix", help="Keep the input's colours.", rich_help_panel=_LOOK),
+    ] = False,
+    tta: Annotated[
+        bool,
+        typer.Option("-x", "--tta", help="Average 8 flips and turns.", rich_help_panel=_LOOK),
+    ] = False,
+    alpha: Annotated[
+        Literal["network", "bicubic"],
+        typer.Option(help="What enlarges transparency.", rich_help_panel=_LOOK),
+    ] = "network",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "-f",
+            "--format",
+            help="png, jpg, webp, avif, tiff or bmp. Default: the input's.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    quality: Annotated[
+        int | None,
+        typer.Option("-q", "--quality", help="1 to 100, if lossy.", rich_help_panel=_FILES),
+    ] = None,
+    lossless: Annotated[
+        bool, typer.Option("--lossless", help="Lose nothing (WebP).", rich_help_panel=_FILES)
+    ] = False,
+    background: Annotated[
+        str | None,
+        typer.Option(
+            help="Colour below transparency, for formats without it: white, #rrggbb …",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    strip_metadata: Annotated[
+        bool,
+        typer.Option("--strip-metadata", help="Drop EXIF, XMP and DPI.", rich_help_panel=_FILES),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=_FILES),
+    ] = False,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Refuse inputs with more pixels.", rich_help_panel=_FILES),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            "-t", "--tile", help="Tile side in px. Default: what fits.", rich_help_panel=_SPEED
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_SPEED),
+    ] = "auto",
+    gpu: Annotated[
+        int | None,
+        typer.Option("-g", "--gpu", help="CUDA device N; -1 is the CPU.", rich_help_panel=_SPEED),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        typer.Option(help="Of the convolutions.", rich_help_panel=_SPEED),
+    ] = "auto",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download a model.", rich_help_panel=_SPEED)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per file on standard output.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say how it was done.")] = False,
+) -> None:
+    """Enlarge pictures by a network, to any size.
+
+    Example: waifu4x upscale meme.png -s 4
+
+    Example: waifu4x upscale *.jpg -o big/ --fit 3840x2160 -f webp -q 90
+    """
+    from waifu4x.cli import upscale_run  # what it needs is of no use to --help
+    from waifu4x.sizes import Target, parse_box
+    from waifu4x.upscaler import Options
+
+    if model in ("-1", "0", "1", "2", "3"):
+        raise UsageError(
+            f"-n {model}: -n names the model here; there is no noise level, so choose a model that "
+            f"removes noise (waifu4x models list)"
+        )
+    named = [scale, width, height, long_edge, short_edge, fit, minimum]
+    if all(value is None for value in named):
+        scale = 4.0
+    if gpu is not None:
+        if device != "auto":
+            raise UsageError("give --device or -g, not both")
+        device = "cpu" if gpu == -1 else f"cuda:{gpu}"
+    request = upscale_run.Request(
+        inputs=(*(inputs or ()), *(more_inputs or ())),
+        output=output,
+        model=model,
+        target=Target(
+            scale=scale,
+            width_px=width,
+            height_px=height,
+            long_edge_px=long_edge,
+            short_edge_px=short_edge,
+            fit_px=None if fit is None else parse_box(fit),
+            minimum_px=None if minimum is None else parse_box(minimum),
+        ),
+        options=Options(strength=strength, color_fix=color_fix, alpha=alpha),
+        encoding=upscale_run.Encoding(
+            format=format,
+            quality=quality,
+            lossless=lossless,
+            strip_metadata=strip_metadata,
+            background=None if background is None else upscale_run.parse_color(background),
+        ),
+        overwrite=overwrite,
+        max_pixels=max_pixels,
+        tile_px=tile,
+        device=device,
+        precision=precision,
+        tta=tta,
+        offline=offline,
+    )
+    reporter = upscale_run.Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
+    failed = upscale_run.run(request, reporter, dry_run=dry_run)
+    if failed:
+        # One picture that fails is the whole job; of several, the others were done.
+        raise typer.Exit(failed[0].exit_code if len(request.inputs) == 1 else EXIT_SOME_FAILED)
