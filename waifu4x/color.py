@@ -34,10 +34,9 @@ def rgb_to_ycbcr(rgb: np.ndarray) -> npt.NDArray[np.float32]:
     rgb: (..., 3) float in [0, 1]. Returns (..., 3) float32, Y in [16/255, 235/255], chroma in
     [16/255, 240/255]. `ycbcr_to_rgb` is its exact inverse up to float32 rounding.
     """
-    matrix: npt.NDArray[np.float32] = (_YCBCR.T / 255.0).astype(np.float32)
+    matrix = (_YCBCR.T / 255.0).astype(np.float32)
     offset = (_YCBCR_OFFSET / 255.0).astype(np.float32)
-    product: npt.NDArray[np.float32] = rgb.astype(np.float32, copy=False) @ matrix
-    return np.add(product, offset, out=product)
+    return rgb.astype(np.float32, copy=False) @ matrix + offset
 
 
 def ycbcr_to_rgb(ycbcr: np.ndarray) -> npt.NDArray[np.float32]:
@@ -46,14 +45,16 @@ def ycbcr_to_rgb(ycbcr: np.ndarray) -> npt.NDArray[np.float32]:
     ycbcr: (..., 3) float, as `rgb_to_ycbcr` gives it. Returns (..., 3) float32.
     """
     centred = ycbcr.astype(np.float32, copy=False) - (_YCBCR_OFFSET / 255.0).astype(np.float32)
-    return centred @ (_RGB.T * 255.0).astype(np.float32)
+    matrix: npt.NDArray[np.float32] = np.asarray(_RGB.T * 255.0, dtype=np.float32)
+    rgb: npt.NDArray[np.float32] = np.matmul(centred, matrix)
+    return rgb
 
 
 def bleed_alpha(pixels: np.ndarray, alpha: np.ndarray) -> npt.NDArray[np.float32]:
     """Fill the colour below fully transparent pixels from the visible ones around them.
 
     Image editors leave any colour (mostly black) there; a network that sees it draws a dark halo.
-    This is the push-pull fill of Gortler et al., "The Lumigraph", 1996, section 3.4: colours are
+    This is the push-pull fill of Gortler et al., "The Lumigraph", 1996: colours are
     averaged, weighted by alpha, into ever smaller pictures, then holes are filled from the next
     smaller one. Time and memory are linear in the number of pixels.
 
@@ -138,7 +139,7 @@ def lock_low_frequencies(
     two pictures is added back. It is computed at the reference's size: output is area-averaged down
     to it, the difference is smoothed (three box filters, near a Gaussian of sigma `radius_px`) and
     added with linear interpolation. The idea is the wavelet colour correction of StableSR
-    (https://arxiv.org/abs/2305.07015, section 3.4) with a single level.
+    (https://arxiv.org/abs/2305.07015) with a single level.
 
     output: (H, W, C) float in [0, 1]; reference: (h, w, C) float in [0, 1], the picture that was
     upscaled, h <= H and w <= W. radius_px: in pixels of the reference. Returns (H, W, C) float32 in

@@ -38,7 +38,8 @@ def pick(wish: str = "auto") -> torch.device:
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, number = wish.partition(":")
-    if kind not in ("cpu", "mps", "cuda") or (number and not (kind == "cuda" and number.isdigit())):
+    numbered = kind == "cuda" and number.isdecimal()
+    if kind not in ("cpu", "mps", "cuda") or (number and not numbered):
         raise UsageError(f"no device {wish!r}: use auto, cpu, mps, cuda or cuda:N")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -28,7 +28,7 @@ _STORAGE_TAGS = frozenset(
     | {34675, 34735, 34736, 34737, 37724, 50341}
 )
 
-# Everything that Pillow raises over hostile tag data, each seen on mutated files.
+# What parsing and re-packing hostile tag data with Pillow may raise.
 DAMAGED_TAGS = (
     OSError,
     ValueError,

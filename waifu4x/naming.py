@@ -73,6 +73,14 @@ def output_path(
         path = Path(output) / f"{source.stem}{suffix}"
     else:
         path = Path(output)
-    if path.resolve() == source.resolve():
+    if path.resolve() == source.resolve() or _is_same_file(path, source):
         raise UsageError(f"{path} is the input itself: give another name or folder with -o")
     return path
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Names alone do not tell: on Windows and macOS A.PNG and a.png are one file."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False  # one of them does not exist

@@ -157,7 +157,14 @@ def imresize(image: npt.NDArray, scale: float, *, kernel: Kernel = "bicubic") ->
     Returns:
         The same dtype and number of dimensions. uint8 is rounded half up and clipped after each of
         the two passes, as MATLAB does; float is neither rounded nor clipped.
+
+    Raises:
+        ValueError: an empty picture, one of another dtype, or a scale that is not above 0.
     """
+    if image.dtype not in (np.uint8, np.float32, np.float64):
+        raise ValueError(f"imresize works on uint8, float32 or float64, not {image.dtype}")
+    if not 0.0 < scale < math.inf or min(image.shape[:2]) < 1:
+        raise ValueError(f"cannot resize {image.shape[:2]} by {scale}")
     planes = image[..., None] if image.ndim == 2 else image
     height, width = planes.shape[:2]
     # The tiny term guards against 63.99999 * x: MATLAB computes ceil on the same doubles.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from waifu4x.errors import UsageError
 
+_MAX_WISH = 1_000_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -33,8 +35,11 @@ class Target:
                 "--fit and --min"
             )
         numbers = given[0] if isinstance(given[0], tuple) else (given[0],)
-        if not all(math.isfinite(n) and n > 0 for n in numbers):
-            raise UsageError(f"an output size must be positive, not {given[0]}")
+        # No format holds more, and beyond it the arithmetic below overflows. NaN is refused too.
+        if not all(0 < n <= _MAX_WISH for n in numbers):
+            raise UsageError(
+                f"an output size must be positive and at most {_MAX_WISH:,}, not {given[0]}"
+            )
 
     def factor(self, width_px: int, height_px: int) -> float:
         """Output size over input size for a picture of that size."""
@@ -91,7 +96,7 @@ def parse_box(text: str) -> tuple[int, int]:
         UsageError: anything else.
     """
     parts = text.lower().replace("×", "x").split("x")
-    if not 1 <= len(parts) <= 2 or not all(p.strip().isdigit() for p in parts):
+    if not 1 <= len(parts) <= 2 or not all(p.strip().isdecimal() for p in parts):
         raise UsageError(f"{text!r} is no size: write it as 1920x1080")
     numbers = [int(p) for p in parts]
     return numbers[0], numbers[-1]

@@ -3,7 +3,8 @@
 Tiles are stitched in main memory, so the device never holds more than one batch of them. Two
 ladders keep a run alive, and neither touches what the user chose explicitly:
 
-- a full memory halves the tile and starts the picture again; the size that worked is kept;
+- a full memory halves the tile and starts the picture again (after tiles one by one were too
+  much); the size that worked is kept;
 - a tile with NaN or infinity (fp16 overflows in some networks) is computed again in fp32.
 """
 
@@ -70,6 +71,7 @@ class TiledRunner:
         self._may_change_precision = precision == "auto"
         self._wished_tile_px = tile_px
         self._tile_limit_px: int | None = None
+        self._batch_limit = _MAX_BATCH[self.device.type]
         self.halo_px = min(model.receptive_radius_px, MAX_HALO_PX)
         self.forget()
 
@@ -112,10 +114,16 @@ class TiledRunner:
         padded = _pad_to_multiple(image, self._model.size_multiple)
         while True:
             grid = self.plan(padded.shape[0], padded.shape[1])
-            if self._fill(canvas, padded, grid, on_progress or (lambda share: None)):
+            batch_size = self._batch_size(grid)
+            report = on_progress or (lambda share: None)
+            if self._fill(canvas, padded, grid, batch_size=batch_size, on_progress=report):
                 return canvas.values
             devices.release_memory(self.device)
-            self._lower_tile(grid)
+            if batch_size > 1:
+                # Else smaller tiles would come in larger batches and need the same memory again.
+                self._batch_limit = 1
+            else:
+                self._lower_tile(grid)
 
     def plan(self, height_px: int, width_px: int) -> TileGrid:
         """The tiles that a picture of this size (a multiple of the model's) would be cut into."""
@@ -162,6 +170,8 @@ class TiledRunner:
         canvas: Canvas,
         image: FloatArray,
         grid: TileGrid,
+        *,
+        batch_size: int,
         on_progress: Callable[[float], None],
     ) -> bool:
         """Compute every tile into `canvas`; False when the device's memory was full."""
@@ -170,7 +180,7 @@ class TiledRunner:
         self.last_tile_px = max(s.core_stop - s.core_start for s in (*grid.rows, *grid.columns))
         self.last_waste = grid.waste
         done = 0
-        for tiles in _batches(grid, self._batch_size(grid)):
+        for tiles in _batches(grid, batch_size):
             try:
                 results = self._run_tiles(image, tiles)
             except (RuntimeError, MemoryError) as error:
@@ -191,7 +201,8 @@ class TiledRunner:
 
     def _batch_size(self, grid: TileGrid) -> int:
         area_px = grid.window_px[0] * grid.window_px[1]
-        return max(1, min(_MAX_BATCH[self.device.type], int(self._affordable_px() // area_px)))
+        affordable = int(self._affordable_px() // area_px)
+        return max(1, min(self._batch_limit, len(grid), affordable))
 
     def _run_tiles(self, image: FloatArray, tiles: list[Tile]) -> FloatArray:
         """The windows' results (n, s·h, s·w, C), all finite."""

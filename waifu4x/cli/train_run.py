@@ -63,7 +63,7 @@ def run(request: Request) -> None:
             f"{len(cache)} pictures; {chosen.network['architecture']} x{chosen.scale} in "
             f"{trainer.precision} on {trainer.device}; {start} step {trainer.state.step}"
         )
-        task = bar.add_task("training", total=1.0, completed=trainer.progress)
+        task = bar.add_task("training", total=1.0)
 
         def show(report: Report) -> None:
             bar.update(task, completed=report.progress)

@@ -29,7 +29,7 @@ class TorchEngine:
         self.precision = devices.precision_name(dtype)
         self.device = device
         self._dtype = dtype
-        self._network = network.eval().to(device).to(memory_format=torch.channels_last)
+        self._network = network.eval().to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._bytes_per_px: float | None = None
 
     @torch.inference_mode()

@@ -54,15 +54,18 @@ class MSRResNetConfig:
 
     @property
     def receptive_radius_px(self) -> int:
-        """How far, in input pixels, an output pixel looks to each side."""
-        radius_px = 1.0 + 2.0 * self.blocks  # conv_first and two convolutions a block
-        size = 1
-        for factor in self.stages:
-            radius_px += 1.0 / size
-            size *= factor
-        radius_px += 2.0 / size if self.tail == "staged" else 1.0  # conv_hr, conv_last
-        # One more for the position of an output pixel inside its input pixel.
-        return int(-(-radius_px // 1)) + (1 if self.tail == "staged" else 0)
+        """How far, in input pixels, an output pixel looks to each side; exact.
+
+        Walks back from the output pixels inside one input pixel: `low` and `high` are the
+        positions seen, which a shuffle divides and a convolution widens.
+        """
+        trunk = 1 + 2 * self.blocks  # conv_first and two convolutions a block
+        if self.tail == "direct":
+            return trunk + 1
+        low, high = -2, self.scale - 1 + 2  # conv_hr and conv_last at full size
+        for factor in reversed(self.stages):
+            low, high = low // factor - 1, high // factor + 1
+        return trunk + max(-low, high)
 
 
 class ResidualBlock(nn.Module):
@@ -118,12 +121,13 @@ class MSRResNet(nn.Module):
             residual = self.conv_last(features)
         else:
             residual = functional.pixel_shuffle(self.conv_last(features), scale)
+        # In float32: a bf16 sum would round the picture itself to 8 bits of mantissa.
+        wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             base = functional.interpolate(
-                x.float(), scale_factor=scale, mode="bilinear", align_corners=False
+                x.to(wide), scale_factor=scale, mode="bilinear", align_corners=False
             )
-            # In float32: a bf16 sum would round the picture itself to 8 bits of mantissa.
-            return base + residual.float()
+            return base + residual.to(wide)
 
 
 MSRRESNET_SIZES: dict[str, MSRResNetConfig] = {

@@ -113,7 +113,7 @@ class Trainer:
         self.dtype = devices.pick_dtype(precision, self.device)
         self._validation = validation
         self._loss: nn.Module = PIXEL_LOSSES[recipe.loss.pixel]()
-        network = _build(recipe).to(self.device).to(memory_format=torch.channels_last)
+        network = _build(recipe).to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         sampler = CropSampler(cache, patch_px=recipe.data.patch_px, seed=seed)
         self.state = TrainState.start(network, sampler, recipe)
         if self.checkpoint.is_file():
