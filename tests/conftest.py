@@ -1,4 +1,4 @@
-"""What tests share: where other people's pictures and weights lie, and small pictures to work on."""
+"""What tests share: where other people's pictures and weights lie, and a home of their own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of published weights and benchmark pictures; tests that need it skip without it."""
+    """Published weights and benchmark pictures; tests that need them skip without them."""
     folder = Path(os.environ.get("WAIFU4X_SHARED", ROOT.parent / "shared"))
     if not (folder / "weights").is_dir():
         pytest.skip("needs the published weights and pictures (WAIFU4X_SHARED)")

@@ -9,13 +9,15 @@ from PIL import Image
 
 from waifu4x.errors import PictureWriteError, UsageError
 from waifu4x.formats import FORMATS, READABLE, check_writable_as, format_of
+from waifu4x.plugins import PLUGINS
 
 
 def test_every_readable_name_is_one_that_pillow_opens() -> None:
     # A name that Pillow lists but cannot open (MPO) turns every unknown file into a KeyError.
     Image.init()
     assert set(READABLE) <= set(Image.OPEN)
-    assert {name for name, facts in FORMATS.items() if facts.writable} <= set(Image.SAVE)
+    writable = {name for name, facts in FORMATS.items() if facts.writable}
+    assert writable - set(PLUGINS) <= set(Image.SAVE)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +55,7 @@ def test_an_unknown_suffix_names_the_known_ones(name: str, hint: str) -> None:
         ("WEBP", 16_384, 1),
         ("AVIF", 32_769, 1),
         ("AVIF", 16_385, 16_385),
+        ("GIF", 65_536, 1),
         ("PNG", 2**31, 1),
         ("BMP", 40_000, 40_000),
         ("TIFF", 40_000, 40_000),
@@ -70,6 +73,7 @@ def test_too_large_is_refused(format: str, width: int, height: int) -> None:
         ("JPEG", 65_500, 65_500),
         ("WEBP", 16_383, 16_383),
         ("AVIF", 32_768, 8_192),
+        ("GIF", 65_535, 65_535),
         ("PNG", 100_000, 100_000),
         ("BMP", 30_000, 40_000),
         ("TIFF", 30_000, 40_000),
@@ -79,7 +83,9 @@ def test_the_largest_is_accepted(format: str, width: int, height: int) -> None:
     check_writable_as(format, width, height)
 
 
-@pytest.mark.parametrize(("format", "side"), [("JPEG", 65_500), ("WEBP", 16_383), ("AVIF", 32_768)])
+@pytest.mark.parametrize(
+    ("format", "side"), [("JPEG", 65_500), ("WEBP", 16_383), ("AVIF", 32_768), ("GIF", 65_535)]
+)
 def test_the_limit_is_true_of_the_encoder_and_decoder(format: str, side: int) -> None:
     file = io.BytesIO()
     Image.new("L", (side, 1)).save(file, format, **({"speed": 10} if format == "AVIF" else {}))
@@ -110,7 +116,7 @@ def test_transparency_needs_a_background_where_there_is_no_alpha(format: str) ->
         ("WEBP", {"quality": 90, "lossless": True}, UsageError),
         ("JPEG", {"lossless": True}, PictureWriteError),
         ("AVIF", {"lossless": True}, PictureWriteError),
-        ("GIF", {}, PictureWriteError),
+        ("GIF", {"lossless": True}, PictureWriteError),
         ("JPEG", {"background": (0, 0, 256)}, UsageError),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -50,7 +52,7 @@ def test_windows_are_alike_inside_aligned_and_hold_core_and_halo(
     ):
         assert spans[0].core_start == 0
         assert spans[-1].core_stop == length_px
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             assert before.core_stop == after.core_start
         cores = [span.core_stop - span.core_start for span in spans]
         assert max(cores) <= tile_px

@@ -22,31 +22,38 @@ if TYPE_CHECKING:
     from waifu4x.errors import (
         CheckpointError,
         DeviceError,
+        NumericsError,
+        OutOfMemoryError,
         PictureError,
+        TrainError,
         UsageError,
         Waifu4xError,
         WeightsError,
     )
+    from waifu4x.models import open_upscaler
     from waifu4x.pictures import Picture, encode, read, write
     from waifu4x.resample import imresize, resize
     from waifu4x.sizes import Target
-    from waifu4x.upscaler import Facts, Options, Upscaler, open_upscaler
+    from waifu4x.upscaler import Facts, Options, Upscaler
 
 _HOMES = {
     "CheckpointError": "errors",
     "DeviceError": "errors",
     "Facts": "upscaler",
+    "NumericsError": "errors",
     "Options": "upscaler",
+    "OutOfMemoryError": "errors",
     "Picture": "pictures",
     "PictureError": "errors",
     "Target": "sizes",
+    "TrainError": "errors",
     "Upscaler": "upscaler",
     "UsageError": "errors",
     "Waifu4xError": "errors",
     "WeightsError": "errors",
     "encode": "pictures",
     "imresize": "resample",
-    "open_upscaler": "upscaler",
+    "open_upscaler": "models",
     "read": "pictures",
     "resize": "resample",
     "write": "pictures",
@@ -56,10 +63,13 @@ __all__ = [
     "CheckpointError",
     "DeviceError",
     "Facts",
+    "NumericsError",
     "Options",
+    "OutOfMemoryError",
     "Picture",
     "PictureError",
     "Target",
+    "TrainError",
     "Upscaler",
     "UsageError",
     "Waifu4xError",

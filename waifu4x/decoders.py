@@ -6,48 +6,32 @@ would silently reduce to 8 bits, and is imported only then.
 
 from __future__ import annotations
 
+import io
 import re
-import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from waifu4x import metadata
-from waifu4x.formats import READABLE
+from waifu4x import deep, jxl_header, metadata, plugins
+from waifu4x.failures import RefusedError
+from waifu4x.formats import FORMATS, READABLE
 
-# What Pillow raises on bad content, found with 8,751 broken files of seven public collections;
-# RuntimeError is what its AVIF decoder raises.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    Image.DecompressionBombError,
-    MemoryError,
-    OverflowError,
-    NotImplementedError,
-    EOFError,
-    struct.error,
-    RuntimeError,
-)
 _EXIF_TAG = 34665
 _GPS_TAG = 34853
 _INTEROP_TAG = 40965
 _PNG_END = b"IEND\xaeB`\x82"
-_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WITH_FRAMES = ("GIF", "WEBP", "AVIF", "PNG", "TIFF")
+# Code points of ITU-T H.273 that mean BT.709 or sRGB, or nothing.
+_SRGB_PRIMARIES, _SRGB_TRANSFERS = (1, 2), (1, 2, 6, 13)
 _PILLOW_LOCK = threading.RLock()
-
-
-class RefusedError(ValueError):
-    """The content is refused; the message goes on after the name of its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +56,35 @@ def decode(stream: BinaryIO, *, max_pixels: int) -> Stored:
 
     Raises one of UNREADABLE, RefusedError (one of them) where the reason is known.
     """
-    if not (head := stream.read(4)):
+    if not (head := stream.read(plugins.HEAD_BYTES)):
         raise RefusedError("is empty (0 bytes)")
     stream.seek(0)
     stored = None
-    if head in _TIFF_MAGICS:
+    if (extra := plugins.plugin_format_of(head)) is not None:
+        if reason := plugins.problem(extra):
+            raise RefusedError(f"is {plugins.PLUGINS[extra].shown}: {reason}")
+        load = {"HEIF": _load_heif, "JXL": _load_jxl}[extra]
+        return load(stream, max_pixels=max_pixels)
+    if head[:4] in TIFF_MAGICS:
         stored = _load_tiff_16_bit(stream, max_pixels=max_pixels)
         stream.seek(0)
     return stored or _load_with_pillow(stream, max_pixels=max_pixels)
+
+
+def read_xmp(stream: BinaryIO) -> bytes | None:
+    """The XMP packet of a seekable stream, its pixels not decoded; within `quiet_pillow`.
+
+    A packet that a PNG holds behind its pixels is not seen. Raises what `decode` raises.
+    """
+    extra = plugins.plugin_format_of(stream.read(plugins.HEAD_BYTES))
+    stream.seek(0)
+    if extra == "JXL":
+        packet = _jxl_xmp(stream.read())
+    else:
+        if extra is not None and (reason := plugins.problem(extra)):
+            raise RefusedError(f"is {plugins.PLUGINS[extra].shown}: {reason}")
+        packet = _open(stream, READABLE if extra is None else (extra,)).info.get("xmp")
+    return packet if isinstance(packet, bytes) and packet else None
 
 
 @contextmanager
@@ -107,13 +112,17 @@ def _check_size(width: int, height: int, *, max_pixels: int) -> None:
         )
 
 
-def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
+def _open(stream: BinaryIO, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     try:
-        image = Image.open(stream, formats=READABLE)
+        return Image.open(stream, formats=formats)
     except Image.UnidentifiedImageError as error:
         raise RefusedError(
-            f"is not a picture of a kind known ({', '.join(READABLE)}), or its start is damaged"
+            f"is not a picture of a kind known ({', '.join(FORMATS)}), or its start is damaged"
         ) from error
+
+
+def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
+    image = _open(stream, READABLE)
     _check_size(*image.size, max_pixels=max_pixels)
     # A phone's MPO is a JPEG followed by previews or a gain map, not by frames.
     format = "JPEG" if image.format == "MPO" else str(image.format)
@@ -129,7 +138,7 @@ def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
             raise RefusedError("is cut off: its last part is missing")
     notes: tuple[str, ...] = ()
     if format == "PNG" and re.search(r"^(LA|RGB|RGBA);16B", raw_mode):
-        pixels, alpha = _decode_png_16_bit(data, image.size)
+        pixels, alpha = deep.decode_png(data, image.size)
     else:
         pixels, alpha, notes = _planes(image, raw_mode=raw_mode)
     return Stored(
@@ -137,7 +146,7 @@ def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
         alpha=alpha,
         format=format,
         info=image.info,
-        exif=_exif_of(image),
+        exif=exif_of(image),
         cmyk=image if image.mode == "CMYK" else None,
         frames_total=frames,
         notes=notes,
@@ -151,7 +160,7 @@ def _frames_of(image: Image.Image) -> int:
         raise RefusedError(f"is damaged: one of its pages is not readable ({error})") from error
 
 
-def _exif_of(image: Image.Image) -> Image.Exif | None:
+def exif_of(image: Image.Image) -> Image.Exif | None:
     try:
         if packed := image.info.get("exif"):
             # getexif gives an empty one when loading failed before; this says that it did.
@@ -170,9 +179,9 @@ def _planes(
     """Any of Pillow's modes as pixels, alpha and notes."""
     mode = image.mode
     if mode.startswith("I;16"):
-        return *_gray_16_bit(image), ()
+        return *deep.gray(image), ()
     if mode in ("I", "F"):
-        return _scaled_to_16_bit(np.asarray(image), mode)
+        return deep.scaled(np.asarray(image), mode)
     notes: tuple[str, ...] = ()
     if ";16" in raw_mode:
         notes = (f"its 16-bit {mode} samples were read with 8 bits",)
@@ -201,54 +210,87 @@ def _is_neutral(pixels: np.ndarray) -> bool:
     return bool((pixels[..., :1] == pixels[..., 1:]).all())
 
 
-def _gray_16_bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    gray = np.asarray(image).astype(np.uint16)
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(258) == (12,):
-        gray = ((gray.astype(np.uint32) * 65535 + 2047) // 4095).astype(np.uint16)
-    if tags.get(262) == 0:
-        gray = 65535 - gray
-    key = image.info.get("transparency")
-    alpha = None if key is None else np.where(gray == key, 0, 65535).astype(np.uint16)
-    return gray[..., None], alpha
-
-
-def _scaled_to_16_bit(
-    values: np.ndarray, mode: str
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """32-bit integers and floats have no white of their own: guess it, and say so."""
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
-        raise RefusedError("has pixels that are not finite numbers")
-    low, high = float(values.min()), float(values.max())
-    black, white = (
-        0.0,
-        next(
-            (
-                top
-                for top in ((1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0))
-                if high <= top
-            ),
-            high,
-        ),
+def _load_heif(stream: BinaryIO, *, max_pixels: int) -> Stored:
+    # The plugin turns the picture upright itself, by the container's own fields (irot, imir), and
+    # says so by an orientation of 1 in the EXIF data; libheif ignores any other there, as Apple.
+    image = _open(stream, ("HEIF",))
+    _check_size(*image.size, max_pixels=max_pixels)
+    frames = _frames_of(image)
+    if image.info["bit_depth"] > 8:
+        pixels, alpha = deep.decode_heif(stream)
+    else:
+        image.load()
+        pixels, alpha, _ = _planes(image, raw_mode="")
+    notes: tuple[str, ...] = ()
+    code = image.info.get("nclx_profile")
+    if "icc_profile" not in image.info and code is not None:
+        primaries, transfer = code["color_primaries"], code["transfer_characteristics"]
+        if primaries not in _SRGB_PRIMARIES or transfer not in _SRGB_TRANSFERS:
+            notes = (
+                f"its colours (primaries {primaries}, transfer {transfer}) were taken for sRGB",
+            )
+    return Stored(
+        pixels=pixels,
+        alpha=alpha,
+        format="HEIF",
+        info=image.info,
+        exif=exif_of(image),
+        frames_total=frames,
+        notes=notes,
     )
-    if low < 0.0 or white == high > 65535.0:
-        black, white = low, max(high, low + 1.0)
-    scaled = np.rint((values - black) * (65535.0 / (white - black))).astype(np.uint16)
-    note = f"its {mode} samples were read with {black:g} as black and {white:g} as white"
-    return scaled[..., None], None, (note,)
 
 
-def _decode_png_16_bit(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
-    import imagecodecs
-
+def _load_jxl(stream: BinaryIO, *, max_pixels: int) -> Stored:
+    data = stream.read()
+    header = jxl_header.read_header(data)
+    _check_size(header.width_px, header.height_px, max_pixels=max_pixels)
     try:
-        samples = imagecodecs.png_decode(data).reshape(size[1], size[0], -1)
-    except imagecodecs.PngError as error:
-        raise RefusedError(f"is damaged or cut off: {error}") from error
-    if samples.shape[2] in (2, 4):
-        return samples[..., :-1], samples[..., -1]
-    return samples, None
+        image = _open(io.BytesIO(data), ("JXL",))
+    except RuntimeError as error:
+        # libjxl gives no reasons.
+        raise RefusedError("is damaged or cut off") from error
+    # A JPEG that was packed without loss comes out as itself, and turned as its EXIF data say.
+    is_jpeg = bool(getattr(image, "jpeg", False))
+    exif = exif_of(image)
+    notes: list[str] = []
+    if not is_jpeg:
+        # Elsewhere the codestream says how to turn, libjxl did, and EXIF has no say (18181-2).
+        if exif is not None and metadata.ORIENTATION_TAG in exif:
+            exif[metadata.ORIENTATION_TAG] = 1
+        image.info["xmp"] = _jxl_xmp(data)
+        _forget_srgb(image)
+    if header.is_animated:
+        notes.append("it is an animation: only its first frame was read")
+    is_deep = header.depth_bits > 8 and not header.is_float and len(image.getbands()) > 1
+    if header.is_animated or is_deep:
+        pixels, alpha = deep.decode_jxl(data, header.depth_bits)
+    else:
+        image.load()
+        pixels, alpha, remarks = _planes(image, raw_mode="")
+        notes += remarks
+        if header.is_float and image.mode != "F":
+            notes.append("its floating-point samples were read with 8 bits")
+    return Stored(
+        pixels=pixels,
+        alpha=alpha,
+        format="JXL",
+        info=image.info,
+        exif=exif,
+        cmyk=image if image.mode == "CMYK" else None,
+        notes=tuple(notes),
+    )
+
+
+def _jxl_xmp(data: bytes) -> bytes | None:
+    return next((content for kind, content in jxl_header.boxes(data) if kind == b"xml "), None)
+
+
+def _forget_srgb(image: Image.Image) -> None:
+    """libjxl makes up a profile for every picture; one that means sRGB says nothing."""
+    profile, gray = image.info.get("icc_profile"), len(image.getbands()) < 3
+    with suppress(ValueError):
+        if profile and metadata.is_srgb(profile, gray=gray):
+            del image.info["icc_profile"]
 
 
 def _load_tiff_16_bit(stream: BinaryIO, *, max_pixels: int) -> Stored | None:
@@ -261,22 +303,22 @@ def _load_tiff_16_bit(stream: BinaryIO, *, max_pixels: int) -> Stored | None:
         stream.seek(tags.next)
         tags.load(stream)
         width, height, count = int(tags[256]), int(tags[257]), int(tags.get(277, 1))
-        deep = set(tags.get(258, ())) == {16} and set(tags.get(339, (1,))) == {1}
+        is_deep = set(tags.get(258, ())) == {16} and set(tags.get(339, (1,))) == {1}
     except metadata.DAMAGED_TAGS:
         # Pillow says what is wrong with it.
         return None
     colors = {1: 1, 2: 3}.get(int(tags.get(262) or 0), 0)
-    if not deep or not colors or not max(2, colors) <= count:
+    if not is_deep or not colors or not max(2, colors) <= count:
         return None
     _check_size(width, height, max_pixels=max_pixels)
-    samples = _decode_tiff(stream, (height, width, count), planar=tags.get(284) == 2)
+    samples = deep.decode_tiff(stream, (height, width, count), planar=tags.get(284) == 2)
     pixels, alpha = samples[..., :colors], None
     # 0: unspecified, 1: premultiplied, 2: straight; without the tag a further sample is alpha.
     kind = next(iter(tags.get(338, ())), 2)
     if count > colors and kind in (1, 2):
         alpha = samples[..., colors]
         if kind == 1:
-            pixels = _unmultiply(pixels, alpha)
+            pixels = deep.unmultiply(pixels, alpha)
     return Stored(
         pixels=pixels,
         alpha=alpha,
@@ -284,22 +326,6 @@ def _load_tiff_16_bit(stream: BinaryIO, *, max_pixels: int) -> Stored | None:
         info={"icc_profile": tags.get(34675), "xmp": tags.get(700)},
         exif=_tiff_exif(stream),
     )
-
-
-def _decode_tiff(
-    stream: BinaryIO, shape: tuple[int, int, int], *, planar: bool
-) -> npt.NDArray[np.uint16]:
-    import imagecodecs
-
-    height, width, count = shape
-    stream.seek(0)
-    try:
-        samples = imagecodecs.tiff_decode(stream.read())
-    except (imagecodecs.TiffError, IndexError) as error:
-        raise RefusedError(f"is damaged or cut off: {error}") from error
-    if planar:
-        return np.moveaxis(samples.reshape(count, height, width), 0, -1)
-    return samples.reshape(shape)
 
 
 def _tiff_exif(stream: BinaryIO) -> Image.Exif | None:
@@ -316,10 +342,3 @@ def _tiff_exif(stream: BinaryIO) -> Image.Exif | None:
     except metadata.DAMAGED_TAGS:
         return None
     return exif
-
-
-def _unmultiply(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    weight = np.maximum(alpha, 1)[..., None].astype(np.uint64)
-    return np.minimum((pixels.astype(np.uint64) * 65535 + weight // 2) // weight, 65535).astype(
-        np.uint16
-    )

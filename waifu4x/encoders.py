@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import io
 import itertools
+import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from waifu4x import gif_writer
 from waifu4x.formats import FORMATS
 
 # On five benchmark photos level 3 took under half the time of 6 and gave 4 % smaller files.
@@ -43,21 +46,41 @@ def encode_samples(
 ) -> bytes:
     """The file's bytes. Pillow's errors come through; `check_writable_as` was asked before."""
     if format == "TIFF":
-        return _encode_tiff(content)
+        return encode_tiff([content])
     if format == "PNG" and content.samples.dtype == np.uint16:
         return _encode_png_16_bit(content)
-    image = Image.fromarray(
+    if format == "GIF":
+        return gif_writer.encode([content.samples], delays_cs=None)
+    file = io.BytesIO()
+    options = pillow_options(content, format, quality=quality, lossless=lossless)
+    image_of(content).save(file, format, **options)
+    return file.getvalue()
+
+
+def image_of(content: Encodable) -> Image.Image:
+    """The samples, 8 bits each, as Pillow has them."""
+    return Image.fromarray(
         content.samples[..., 0] if content.samples.shape[2] == 1 else content.samples
     )
+
+
+def pillow_options(
+    content: Encodable, format: str, *, quality: int | None, lossless: bool
+) -> dict[str, Any]:
+    """What Pillow's `save` is to be told, metadata included."""
     options = _pillow_options(content, format)
     if format == "WEBP" and lossless:
         # exact: colour below transparent pixels is part of "without loss".
         options |= {"lossless": True, "exact": True, "method": 4}
+    elif format == "HEIF" and lossless:
+        # Identity matrix: HEVC keeps RGB itself, without the rounding of YCbCr.
+        options |= {"quality": -1, "chroma": 444, "matrix_coefficients": 0}
+    elif format == "JXL" and (lossless or quality == 100):
+        # The plugin's own quality 100 asks libjxl for a combination that it refuses.
+        options["lossless"] = True
     elif (default_quality := FORMATS[format].quality) is not None:
         options["quality"] = default_quality if quality is None else quality
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
+    return options
 
 
 def _pillow_options(content: Encodable, format: str) -> dict[str, Any]:
@@ -67,6 +90,9 @@ def _pillow_options(content: Encodable, format: str) -> dict[str, Any]:
         "JPEG": {"subsampling": 0},
         "WEBP": {"method": 4},
         "AVIF": {"speed": 6, "subsampling": "4:4:4" if content.samples.shape[2] > 1 else "4:0:0"},
+        # 4:2:0, x265's default: macOS garbles 4:4:4 at some sizes (strukturag/libheif#661).
+        "HEIF": {},
+        "JXL": {},
         "BMP": {},
     }[format]
     if content.icc_profile is not None:
@@ -105,11 +131,30 @@ def _encode_png_16_bit(content: Encodable) -> bytes:
     return pixels[:head_bytes] + wanted[head_bytes:end] + pixels[head_bytes:]
 
 
-def _encode_tiff(content: Encodable) -> bytes:
+def encode_tiff(pages: Sequence[Encodable]) -> bytes:
+    """A TIFF of these pages, each with tags of its own."""
+    file = io.BytesIO()
+    link = None
+    for page in pages:
+        # A directory begins at an even offset.
+        start = file.seek(0, io.SEEK_END) + (file.tell() & 1)
+        file.seek(start)
+        entries = _write_page(page, file)
+        if link is None:
+            start = 8
+        else:
+            file.seek(link)
+            file.write(struct.pack("<L", start))
+        # Behind the entries lies the offset of the next directory.
+        link = start + 2 + 12 * entries
+    return file.getvalue()
+
+
+def _write_page(content: Encodable, file: BinaryIO) -> int:
     """Strips compressed by deflate after horizontal differencing (predictor 2).
 
     The tag directory is Pillow's; its own writer is not used because it can neither store 16-bit
-    colour nor, when compressing, EXIF directories.
+    colour nor, when compressing, EXIF directories. Returns how many tags it has.
     """
     samples = content.samples
     height, width, count = samples.shape
@@ -140,9 +185,10 @@ def _encode_tiff(content: Encodable) -> bytes:
     tags[279] = tuple(sizes)
     # Relative to the end of the directory; Pillow's writer adds where that is.
     tags[273] = (0, *itertools.accumulate(sizes[:-1]))
-    file = io.BytesIO()
+    # Writes the header, too, where the file is empty.
     tags.save(file)
-    return file.getvalue() + b"".join(strips)
+    file.writelines(strips)
+    return len(tags)
 
 
 def _deflate(strip: np.ndarray) -> bytes:

@@ -8,6 +8,7 @@ behind; `sweep_orphans` removes those that are older than a day.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ from pathlib import Path
 PARTIAL_SUFFIX = ".partial"
 ORPHAN_AGE_S = 24 * 3600.0
 _NAME_MAX_BYTES = 255
+# Other programs call files .partial too, and theirs are not ours to remove.
+_OURS = re.compile(r"\..*\.\d+-[0-9a-f]{8}" + re.escape(PARTIAL_SUFFIX), re.DOTALL)
 
 
 def partial_path(target: Path) -> Path:
     """A fresh temporary name beside `target`, unique to this process and call."""
     tail = f".{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
     room_bytes = _NAME_MAX_BYTES - len(tail) - 1
-    stem = os.fsdecode(os.fsencode(target.name)[:room_bytes])
+    # A character cut in two is dropped: macOS and Windows take no names that are not valid text.
+    stem = os.fsencode(target.name)[:room_bytes].decode(errors="ignore")
     return target.with_name(f".{stem}{tail}")
 
 
@@ -38,9 +42,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     temporary = partial_path(target)
     try:
         yield temporary
+        _sync(temporary)
+        # Afterwards, because a file that is read-only by then could not be opened for syncing.
         with suppress(FileNotFoundError):
             os.chmod(temporary, target.stat().st_mode & 0o7777)
-        _sync(temporary)
         os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -63,7 +68,7 @@ def sweep_orphans(folder: Path, *, older_than_s: float = ORPHAN_AGE_S) -> int:
     limit = time.time() - older_than_s
     for orphan in folder.glob(f".*{PARTIAL_SUFFIX}"):
         with suppress(OSError):
-            if orphan.is_file() and orphan.stat().st_mtime < limit:
+            if _OURS.fullmatch(orphan.name) and orphan.is_file() and orphan.stat().st_mtime < limit:
                 orphan.unlink()
                 swept += 1
     return swept

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from waifu4x import plugins
 from waifu4x.errors import PictureWriteError, UsageError
 
 _GIB = 1024**3
@@ -94,11 +95,33 @@ FORMATS: dict[str, Format] = {
         # Offsets are 32 bits; what deflate and the tags may add is kept free.
         max_raw_bytes=4 * _GIB - 64 * 1024 * 1024,
     ),
+    "HEIF": Format(
+        suffixes=(".heic", ".heif", ".hif"),
+        holds_alpha=True,
+        holds_profile=True,
+        holds_metadata=True,
+        quality=90,
+        # libheif's default limit for reading (heif_security.h); sides to 40,000 came back.
+        max_side_px=32_768,
+    ),
+    "JXL": Format(
+        suffixes=(".jxl",),
+        holds_alpha=True,
+        # True of its plugin for Pillow (1.3): it writes neither profiles nor 16-bit colour.
+        holds_profile=False,
+        holds_metadata=True,
+        quality=90,
+        # Level 5 of ISO/IEC 18181-1 annex M: beyond it decoders may refuse.
+        max_side_px=262_144,
+        max_pixels=2**28,
+    ),
     "BMP": Format(suffixes=(".bmp", ".dib"), holds_dpi=True, max_raw_bytes=4 * _GIB - 4096),
-    "GIF": Format(suffixes=(".gif",), writable=False, holds_alpha=True),
+    # 256 colours, and alpha that is all or nothing: see `gif_writer`.
+    "GIF": Format(suffixes=(".gif",), holds_alpha=True, lossless=False, max_side_px=65_535),
 }
 
-READABLE: tuple[str, ...] = tuple(FORMATS)
+READABLE: tuple[str, ...] = tuple(name for name in FORMATS if name not in plugins.PLUGINS)
+"""What Pillow opens without a plugin."""
 
 
 def format_of(target_name_or_suffix: str) -> str:
@@ -146,6 +169,8 @@ def check_writable_as(
         raise PictureWriteError(
             f"{name} can be read but not written; choose PNG or WebP with --format"
         )
+    if name in plugins.PLUGINS and (reason := plugins.problem(name, writing=True)):
+        raise PictureWriteError(f"writing {plugins.PLUGINS[name].shown} needs a plugin: {reason}")
     if width_px < 1 or height_px < 1:
         raise PictureWriteError(f"a picture of {width_px}×{height_px} px cannot be written")
     if transparent and not facts.holds_alpha and background is None:

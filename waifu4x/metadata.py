@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+PROVENANCE_NAMESPACE = "http://ns.waifu4x/provenance/1.0/"
+"""The XMP namespace of what `provenance` writes; an identifier, not an address to be opened."""
+
 ORIENTATION_TAG = 274
 _X_RESOLUTION_TAG, _Y_RESOLUTION_TAG, _RESOLUTION_UNIT_TAG = 282, 283, 296
 _SIZE_TAGS = ((256, 257), (40962, 40963))
@@ -185,13 +188,16 @@ def lab_to_srgb(image: Image.Image) -> np.ndarray:
     return _transform_8_bit(image, lab, srgb_profile())
 
 
-def is_srgb(profile: bytes) -> bool:
-    """Whether converting from the RGB profile to sRGB changes nothing (at most one level in 255).
+def is_srgb(profile: bytes, *, gray: bool = False) -> bool:
+    """Whether converting from the profile to sRGB changes nothing (at most one level in 255).
 
-    Raises ValueError when the profile cannot be used.
+    Raises ValueError when the profile cannot be used for RGB, or for gray, pixels.
     """
-    steps = np.linspace(0, 255, 9).astype(np.uint8)
-    probe = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
+    if gray:
+        probe = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    else:
+        steps = np.linspace(0, 255, 9).astype(np.uint8)
+        probe = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(27, 27, 3)
     return int(np.abs(to_srgb(probe, profile).astype(int) - probe).max()) <= 1
 
 

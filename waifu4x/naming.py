@@ -26,7 +26,7 @@ def means_folder(output: str) -> bool:
 def suffix_for(format: str, *, source: Path, wish: str | None = None) -> str:
     """With the dot: as the user wrote it, as the source has it where that fits, else the usual."""
     if wish is not None:
-        return f".{wish.lower().lstrip('.')}"
+        return f".{wish.lower().rsplit('.', 1)[-1]}"
     if source.suffix.lower() in FORMATS[format].suffixes:
         return source.suffix
     return FORMATS[format].suffixes[0]
@@ -36,14 +36,24 @@ def output_format(read_as: str | None, *, wish: str | None, output: str | None) 
     """The format to write: the one asked for, that of the output's name, or the input's.
 
     Raises:
-        UsageError: the wish, or the output's suffix, is no format that can be written.
+        UsageError: the wish or the output's suffix is no format, or they are two formats.
     """
+    named = output if output is not None and output != "-" and not means_folder(output) else None
     if wish is not None:
-        return format_of(wish)
-    if output is not None and output != "-" and not means_folder(output):
-        return format_of(Path(output).name)
+        format = format_of(wish)
+        meant = _format_named(Path(named).suffix) if named is not None else None
+        if meant not in (None, format):
+            raise UsageError(f"{named} is named like {meant}, and --format asks for {format}")
+        return format
+    if named is not None:
+        return format_of(Path(named).name)
     # GIF can be read and not written; a picture that came from nowhere is best kept as PNG.
     return read_as if read_as is not None and FORMATS[read_as].writable else "PNG"
+
+
+def _format_named(suffix: str) -> str | None:
+    matching = (name for name, facts in FORMATS.items() if suffix.lower() in facts.suffixes)
+    return next(matching, None)
 
 
 def output_path(
@@ -73,7 +83,8 @@ def output_path(
         path = Path(output) / f"{source.stem}{suffix}"
     else:
         path = Path(output)
-    if path.resolve() == source.resolve() or _is_same_file(path, source):
+    # Not Path.resolve: before Python 3.13 it raises RuntimeError for links in a circle.
+    if os.path.realpath(path) == os.path.realpath(source) or _is_same_file(path, source):
         raise UsageError(f"{path} is the input itself: give another name or folder with -o")
     return path
 

@@ -7,17 +7,17 @@ called. The work on bytes is in `decoders` and `encoders`, the tags' in `metadat
 from __future__ import annotations
 
 import dataclasses
-import errno
 import io
-import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from waifu4x import decoders, files, metadata
+from waifu4x import decoders, failures, files, gif_writer, metadata
 from waifu4x.encoders import Encodable, encode_samples
 from waifu4x.errors import PictureError, PictureReadError, PictureWriteError
 from waifu4x.formats import FORMATS, check_writable_as, format_of
@@ -106,25 +106,36 @@ def read(source: Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Pi
     regular file, empty, no picture of a known format, damaged, cut off, or has more than
     `max_pixels` pixels (known from its header, before anything is decoded).
     """
-    name = _shown(source)
+    with opened(source) as stream:
+        return upright(decoders.decode(stream, max_pixels=max_pixels))
+
+
+@contextmanager
+def opened(source: Path | bytes | BinaryIO) -> Iterator[BinaryIO]:
+    """The source as a seekable stream, to be decoded within; every failure is a PictureReadError.
+
+    Meanwhile Pillow has no limit of its own (see `decoders.quiet_pillow`).
+    """
+    name = failures.shown(source)
     try:
         if isinstance(source, Path):
             # A FIFO would wait for a writer that never comes; a device may never end.
             if not stat.S_ISREG(source.stat().st_mode) and not source.is_dir():
                 raise PictureReadError(f"{name} is no regular file: name a picture, or - for stdin")
             with source.open("rb") as stream, decoders.quiet_pillow():
-                return _upright(decoders.decode(stream, max_pixels=max_pixels))
+                yield stream
+            return
         data = source if isinstance(source, bytes) else source.read()
         with decoders.quiet_pillow():
-            return _upright(decoders.decode(io.BytesIO(data), max_pixels=max_pixels))
+            yield io.BytesIO(data)
     except PictureReadError:
         raise
-    except decoders.RefusedError as error:
+    except failures.RefusedError as error:
         raise PictureReadError(f"{name} {error}") from error
     except ModuleNotFoundError as error:
-        raise PictureReadError(f"{name}: {_missing_module(error)}") from error
-    except decoders.UNREADABLE as error:
-        raise PictureReadError(f"{name} {_read_failure(error)}") from error
+        raise PictureReadError(f"{name}: {failures.missing_module(error)}") from error
+    except failures.UNREADABLE as error:
+        raise PictureReadError(f"{name} {failures.read_failure(error)}") from error
 
 
 def encode(
@@ -154,14 +165,21 @@ def encode(
         lossless=lossless,
         background=background,
     )
-    try:
-        content = _encodable(picture, name, strip=strip_metadata, background=background)
+    with encoding(name):
+        content = encodable(picture, name, strip=strip_metadata, background=background)
         return encode_samples(content, name, quality=quality, lossless=lossless)
+
+
+@contextmanager
+def encoding(name: str) -> Iterator[None]:
+    """Every failure of an encoder within is a PictureWriteError."""
+    try:
+        yield
     except ModuleNotFoundError as error:
-        raise PictureWriteError(_missing_module(error)) from error
+        raise PictureWriteError(failures.missing_module(error)) from error
     except (*metadata.DAMAGED_TAGS, RuntimeError) as error:
         raise PictureWriteError(
-            f"the {name} encoder failed ({_one_line(error)}); try PNG, or --strip-metadata"
+            f"the {name} encoder failed ({failures.one_line(error)}); try PNG, or --strip-metadata"
         ) from error
 
 
@@ -188,13 +206,19 @@ def write(
         strip_metadata=strip_metadata,
         background=background,
     )
-    name = _shown(target)
+    store(data, target)
+
+
+def store(data: bytes, target: Path) -> None:
+    """Write an encoded file, whole or not at all. Raises PictureWriteError."""
+    name = failures.shown(target)
     if target.is_dir():
         raise PictureWriteError(f"{name} is a folder: give the name of a file")
     try:
         files.write_bytes(target, data)
     except OSError as error:
-        raise PictureWriteError(_write_failure(error, target, size_bytes=len(data))) from error
+        message = failures.write_failure(error, target, size_bytes=len(data))
+        raise PictureWriteError(message) from error
 
 
 def losses(
@@ -214,10 +238,14 @@ def losses(
         found.append(f"{name} holds no transparency: the picture was laid over the background")
     if picture.icc_profile is not None and not facts.holds_profile:
         found.append(f"{name} holds no ICC profile: the colours were converted to sRGB")
+    if name == "GIF":
+        found += gif_writer.losses([encodable(picture, name, strip=True).samples])
     if strip_metadata:
         return tuple(found)
     if (picture.exif or picture.xmp) and not facts.holds_metadata:
         found.append(f"{name} holds no EXIF or XMP: they were left out")
+        if picture.xmp and metadata.PROVENANCE_NAMESPACE.encode() in picture.xmp:
+            found.append(f"{name} holds no provenance: nothing in it tells how it was made")
     for kind, packed, limit in (
         ("EXIF", picture.exif, facts.max_exif_bytes),
         ("XMP", picture.xmp, facts.max_xmp_bytes),
@@ -227,8 +255,11 @@ def losses(
     return tuple(found)
 
 
-def _upright(stored: decoders.Stored) -> Picture:
-    """Turn what the file held into what a viewer shows."""
+def upright(stored: decoders.Stored, *, keep_space: bool = False) -> Picture:
+    """Turn what the file held into what a viewer shows.
+
+    keep_space: never convert from a profile that can stay, whatever colours the picture has.
+    """
     notes = list(stored.notes)
     orientation, dpi, exif = 1, None, None
     try:
@@ -242,7 +273,7 @@ def _upright(stored: decoders.Stored) -> Picture:
     xmp = stored.info.get("xmp")
     pixels, profile, in_profile_space = stored.pixels, stored.info.get("icc_profile"), False
     if profile:
-        pixels, profile, in_profile_space, remark = _managed(stored, profile)
+        pixels, profile, in_profile_space, remark = _managed(stored, profile, keep_space=keep_space)
         notes += remark
     if stored.cmyk is not None and pixels is stored.pixels:
         notes.append(
@@ -264,7 +295,7 @@ def _upright(stored: decoders.Stored) -> Picture:
 
 
 def _managed(
-    stored: decoders.Stored, profile: bytes
+    stored: decoders.Stored, profile: bytes, *, keep_space: bool
 ) -> tuple[np.ndarray, bytes | None, bool, list[str]]:
     """Pixels, the profile to keep, whether pixels are in its space, and remarks."""
     pixels = stored.pixels
@@ -278,7 +309,7 @@ def _managed(
         if stored.cmyk is not None:
             converted = metadata.cmyk_to_srgb(stored.cmyk, profile)
             return converted, None, False, ["it is CMYK: converted to sRGB by its ICC profile"]
-        if space == "GRAY" or metadata.is_srgb(profile):
+        if space == "GRAY" or metadata.is_srgb(profile) or keep_space:
             return pixels, profile, True, []
         converted = metadata.to_srgb(pixels, profile)
         if metadata.survives_srgb(pixels, converted, profile):
@@ -288,9 +319,10 @@ def _managed(
     return pixels, profile, True, ["some of its colours lie outside sRGB: kept in its own space"]
 
 
-def _encodable(
-    picture: Picture, name: str, *, strip: bool, background: tuple[int, int, int] | None
+def encodable(
+    picture: Picture, name: str, *, strip: bool, background: tuple[int, int, int] | None = None
 ) -> Encodable:
+    """What the format called `name` stores of the picture."""
     facts = FORMATS[name]
     pixels, alpha = picture.pixels, picture.alpha
     if alpha is not None and not facts.holds_alpha:
@@ -308,7 +340,7 @@ def _encodable(
     samples = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=2)
     if samples.dtype == np.uint16 and not facts.holds_16_bit:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if samples.shape[2] == 2 and name in ("WEBP", "AVIF"):
+    if samples.shape[2] == 2 and name in ("WEBP", "AVIF", "HEIF"):
         samples = samples[..., [0, 0, 0, 1]]
     if strip:
         return Encodable(samples=samples, icc_profile=_held(profile, facts.holds_profile))
@@ -348,46 +380,3 @@ def _over(pixels: np.ndarray, alpha: np.ndarray, background: tuple[int, int, int
     weight = alpha[..., None].astype(np.uint64)
     blend = pixels * weight + below * (full - weight) + full // 2
     return (blend // full).astype(pixels.dtype)
-
-
-def _shown(source: Path | bytes | BinaryIO) -> str:
-    """A name for messages: one printable line, whatever bytes the file name is made of."""
-    if isinstance(source, Path):
-        return _one_line(str(source))
-    return "the picture" if isinstance(source, bytes) else "the picture on the stream"
-
-
-def _one_line(text: object) -> str:
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )
-
-
-def _read_failure(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno is not None:
-        hints = {
-            errno.ENOENT: "does not exist: check the name",
-            errno.EISDIR: "is a folder: name a picture, or use -r for all pictures in it",
-            errno.EACCES: "may not be read: check its permissions",
-        }
-        return hints.get(error.errno, f"cannot be read: {_one_line(os.strerror(error.errno))}")
-    if isinstance(error, MemoryError):
-        return "does not fit into memory: lower --max-pixels to skip such pictures"
-    return f"is damaged or cut off: {_one_line(error) or type(error).__name__}"
-
-
-def _write_failure(error: OSError, target: Path, *, size_bytes: int) -> str:
-    name = _shown(target)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{name} needs {size_bytes:,} bytes, but the disk is full: free some space"
-    if not target.parent.is_dir():
-        return (
-            f"{name} cannot be written: the folder {_shown(target.parent)} does not exist, make it"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{name} may not be written: check the permissions of its folder, or write elsewhere"
-    return f"{name} cannot be written: {_one_line(error.strerror or error)}; try another folder"
-
-
-def _missing_module(error: ModuleNotFoundError) -> str:
-    return f"16-bit colour needs the package {error.name}: pip install {error.name}"

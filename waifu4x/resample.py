@@ -142,6 +142,8 @@ def resize(
         raise ValueError(f"cannot resize {image.shape[:2]} to {size_px}")
     planes = image[..., None] if image.ndim == 2 else image
     scales = (size_px[0] / planes.shape[0], size_px[1] / planes.shape[1])
+    if scales == (1.0, 1.0):
+        return image.copy()
     resized = _two_passes(planes, size_px, scales=scales, kernel=kernel, settle=None)
     return resized[..., 0] if image.ndim == 2 else resized
 

@@ -68,6 +68,11 @@ class Target:
         return width, height
 
 
+# A last resample that enlarges by so little blurs nothing; another pass of a x4 network would cost
+# sixteen times the work.
+_LAST_RESAMPLE_LIMIT = 1.02
+
+
 def passes(factor: float, *, native: int, any_factor: bool = False) -> tuple[float, ...]:
     """By how much each pass of a network enlarges, so that together they reach `factor`.
 
@@ -77,15 +82,17 @@ def passes(factor: float, *, native: int, any_factor: bool = False) -> tuple[flo
         any_factor: the network enlarges by any factor from 1 to `native` (VDSR, Meta-SR).
 
     Returns:
-        Nothing when the picture shrinks: a network has nothing to add to a smaller picture.
+        One number per pass; their product may fall short of `factor` by 2 %, which the one resample
+        at the end makes up for. Nothing when the picture shrinks: a network has nothing to add.
     """
     if factor < 1.0:
         return ()
     if native == 1:
         return (1.0,)
-    count = max(1, math.ceil(math.log(factor) / math.log(native) - 1e-9))
     if not any_factor:
-        return (float(native),) * count
+        needed = math.log(max(1.0, factor / _LAST_RESAMPLE_LIMIT)) / math.log(native)
+        return (float(native),) * max(1, math.ceil(needed - 1e-9))
+    count = max(1, math.ceil(math.log(factor) / math.log(native) - 1e-9))
     return (float(native),) * (count - 1) + (factor / native ** (count - 1),)
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import catalog, color, sizes, weights
+from waifu4x import color, sizes
 from waifu4x.canvas import Canvas, from_unit, to_unit
-from waifu4x.errors import UnknownModelError, UsageError
+from waifu4x.errors import UsageError
 from waifu4x.pictures import Picture
 from waifu4x.resample import KERNELS, Kernel, resize
 from waifu4x.sizes import Target
@@ -26,6 +25,8 @@ from waifu4x.sizes import Target
 if TYPE_CHECKING:
     from waifu4x.checkpoints import Model
     from waifu4x.tiled import TiledRunner
+
+_SHRUNK = "the output is smaller than the input: it was only resampled, by lanczos"
 
 AlphaMode = Literal["network", "bicubic"]
 FloatArray = npt.NDArray[np.float32]
@@ -84,6 +85,10 @@ class Upscaler:
         if isinstance(self.model, str):
             if self.model not in KERNELS:
                 raise UsageError(f"no resampling kernel {self.model!r}")
+            if self.options.strength != 1.0 or self.options.color_fix:
+                raise UsageError(
+                    f"{self.model} is no network: --strength and --color-fix have nothing to act on"
+                )
         elif self.runner is None:
             raise UsageError(f"the model {self.model.name} needs a runner")
 
@@ -93,21 +98,26 @@ class Upscaler:
             return ()
         if not self.model.pre_upsampled:
             return sizes.passes(factor, native=self.model.scale)
-        trained = self.model.scales or (2,)
-        several = len(trained) > 1
-        return sizes.passes(factor, native=max(trained), any_factor=several)
+        trained = self.model.scales
+        if trained is None:
+            # The file does not say what it was trained for: whoever asks for a factor knows.
+            return (factor,) if factor >= 1.0 else ()
+        return sizes.passes(factor, native=max(trained), any_factor=len(trained) > 1)
 
     @property
     def name(self) -> str:
         """The model's name, as it appears in output names."""
         return self.model if isinstance(self.model, str) else self.model.name
 
-    def tiles(self, width_px: int, height_px: int) -> int | None:
-        """How many tiles the first pass over such a picture takes; None without a network."""
-        if self.runner is None or isinstance(self.model, str):
-            return None
+    def tiles(self, picture: Picture, target: Target) -> int:
+        """How many tiles the first pass over `picture` takes; 0 when no network is used."""
+        passes = self.passes(target.factor(picture.width_px, picture.height_px))
+        if self.runner is None or isinstance(self.model, str) or not passes:
+            return 0
+        first = passes[0] if self.model.pre_upsampled else 1.0
         multiple = self.model.size_multiple
-        height_px, width_px = (n + -n % multiple for n in (height_px, width_px))
+        sides_px = (round(n * first) for n in (picture.height_px, picture.width_px))
+        height_px, width_px = (n + -n % multiple for n in sides_px)
         return len(self.runner.plan(height_px, width_px))
 
     def memory_bytes(self, picture: Picture, size_px: tuple[int, int]) -> int:
@@ -118,7 +128,8 @@ class Upscaler:
         channels, bytes_each = picture.pixels.shape[2], picture.depth_bits // 8
         output_px = size_px[0] * size_px[1]
         passes = self.passes(max(size_px[0] / picture.width_px, size_px[1] / picture.height_px))
-        rgb = not isinstance(self.model, str) and self.model.channels_in == 3
+        model = self.model
+        rgb = not isinstance(model, str) and model.channels_in == 3 and not model.pre_upsampled
         plain = self.options.strength == 1.0 and not self.options.color_fix
         canvas_px = picture.width_px * picture.height_px
         for factor in passes:
@@ -208,54 +219,8 @@ class Upscaler:
             device=str(runner.device),
             precision=runner.precision,
             network_s=runner.spent_s,
-            notes=tuple(runner.notes),
+            notes=tuple(runner.notes) if factors else (_SHRUNK,),
         )
-
-
-def open_upscaler(
-    model: str | Path = catalog.DEFAULT_MODEL,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    tile_px: int | None = None,
-    tta: bool = False,
-    options: Options | None = None,
-    offline: bool = False,
-    on_download: Callable[[int, int], None] | None = None,
-) -> Upscaler:
-    """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
-
-    Args:
-        model: a name, an alias, or the path of a ``.safetensors`` or ``.pth`` file.
-        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
-        tile_px: the side of a tile, never changed; by default what memory allows.
-        tta: average over the eight flips and turns of the picture.
-        offline: never download.
-        on_download: called with (done, total) bytes.
-
-    Raises:
-        UnknownModelError, WeightsError, DeviceError, UsageError.
-    """
-    chosen = options or Options()
-    if isinstance(model, str) and _is_kernel(model):
-        return Upscaler(model=cast(Kernel, weights.find(model).name), options=chosen)
-    found = weights.resolve(model, offline=offline, on_progress=on_download)
-
-    from waifu4x import checkpoints  # they need torch; see above
-    from waifu4x.tiled import TiledRunner
-
-    licence = found.row.licence if found.row else None
-    loaded = checkpoints.load(found.path, name=found.name, licence=licence)
-    runner = TiledRunner(loaded, device=device, precision=precision, tile_px=tile_px, tta=tta)
-    return Upscaler(model=loaded, runner=runner, options=chosen)
-
-
-def _is_kernel(name: str) -> bool:
-    try:
-        return weights.find(name).kind == "resample"
-    except UnknownModelError:
-        return False  # a path, or nothing at all: `weights.resolve` says which
 
 
 class _Progress:
@@ -265,10 +230,13 @@ class _Progress:
         self._report = report
         self._parts = parts
         self._finished = 0.0
+        self._told = 0.0
 
     def inside(self, share: float) -> None:
+        # A pass that begins again with smaller tiles may not take back what was told.
+        self._told = max(self._told, min(1.0, (self._finished + share) / self._parts))
         if self._report is not None:
-            self._report(min(1.0, (self._finished + share) / self._parts))
+            self._report(self._told)
 
     def finish_part(self) -> None:
         self._finished += 1.0

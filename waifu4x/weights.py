@@ -177,7 +177,7 @@ def add(
 
     name = _name_from(file) if name is None else name
     old = _own_row(name)
-    _refuse_unusable(name, old=None if overwrite else old)
+    check_name(name, old=None if overwrite else old)
     _hash_given(file)
     model = load(file, name=name, licence=licence)
     folder = models_folder()
@@ -358,7 +358,8 @@ def _name_from(file: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", file.stem)[:64].strip("-._+")
 
 
-def _refuse_unusable(name: str, *, old: CatalogRow | None) -> None:
+def check_name(name: str, *, old: CatalogRow | None = None) -> None:
+    """Raises UsageError where `add` would because of the name; `old` is the owner of the name."""
     if not _SAFE_NAME.fullmatch(name) or name.endswith(".") or _DEVICE_NAMES.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot be a model's name: use up to 64 letters, digits and . _ + -, "

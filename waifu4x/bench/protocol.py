@@ -6,13 +6,15 @@ in two places: what is shrunk, and whether luma is rounded. That moves a result 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import color, pictures
+from waifu4x import color
+from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import luma_8bit, psnr, shaved
 from waifu4x.errors import UsageError
 from waifu4x.folders import find_pictures
@@ -48,7 +50,9 @@ class Measured:
         return float(np.mean(list(self.pictures.values())))
 
     def facts(self) -> dict[str, object]:
-        return {**self.__dict__, "psnr_db": self.psnr_db}
+        """All of it as plain values; None for an infinite PSNR, which JSON cannot say."""
+        values = {name: _finite(db) for name, db in self.pictures.items()}
+        return {**self.__dict__, "pictures": values, "psnr_db": _finite(self.psnr_db)}
 
 
 def measure(upscaler: Upscaler, folder: Path, *, scale: int, protocol: str = "rgb8") -> Measured:
@@ -58,8 +62,11 @@ def measure(upscaler: Upscaler, folder: Path, *, scale: int, protocol: str = "rg
     `imresize`, enlarged by the model and compared with `scale` px cut off every border.
 
     Raises:
-        UsageError: no such protocol, or no pictures in the folder.
+        UsageError: no such protocol or scale, no pictures in the folder, or one that is too small.
+        PictureReadError: a picture that cannot be read.
     """
+    if scale < 2:
+        raise UsageError(f"a scale to measure at is 2 or more, not {scale}")
     if protocol not in PROTOCOLS:
         raise UsageError(f"no protocol {protocol!r}: use {', '.join(PROTOCOLS)}")
     found = find_pictures(folder)
@@ -68,8 +75,10 @@ def measure(upscaler: Upscaler, folder: Path, *, scale: int, protocol: str = "rg
     one = _measure_luma if protocol == "luma" else _measure_rgb
     values: dict[str, float] = {}
     for path in found:
-        pixels = pictures.read(path).pixels
-        hr = pixels[: pixels.shape[0] // scale * scale, : pixels.shape[1] // scale * scale]
+        hr = cut_to_multiple(read_8bit(path), scale)
+        # As many are cut off every border: something must be left.
+        if min(hr.shape[:2]) <= 2 * scale:
+            raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
         values[path.stem] = one(upscaler, hr, scale=scale, rounded=protocol != "rgb8-float-y")
     runner = upscaler.runner
     return Measured(
@@ -86,18 +95,17 @@ def _measure_rgb(upscaler: Upscaler, hr: Uint8Array, *, scale: int, rounded: boo
     small = Picture(pixels=imresize(hr, 1.0 / scale))
     sr, _ = upscaler.upscale(small, Target(scale=scale))
     luma = luma_8bit if rounded else color.luma
-    return psnr(*(shaved(luma(_as_rgb(image)), scale) for image in (sr.pixels, hr)))
+    return psnr(*(shaved(luma(as_rgb(image)), scale) for image in (sr.pixels, hr)))
 
 
 def _measure_luma(upscaler: Upscaler, hr: Uint8Array, *, scale: int, rounded: bool) -> float:
     """For networks of luma alone, and for resampling: no colour is involved at any point."""
-    truth = luma_8bit(_as_rgb(hr))
+    truth = luma_8bit(as_rgb(hr))
     small = imresize(truth / 255.0, 1.0 / scale)
     sr = upscaler.enlarge_plane(small.astype(np.float32), truth.shape[:2])
     levels = np.clip(np.floor(sr.astype(np.float64) * 255.0 + 0.5), 0.0, 255.0)
     return psnr(shaved(levels, scale), shaved(truth, scale))
 
 
-def _as_rgb(image: Uint8Array) -> Uint8Array:
-    """Gray is treated as RGB with equal channels (Set14 then reads 0.08 dB above the papers)."""
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+def _finite(db: float) -> float | None:
+    return db if math.isfinite(db) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -9,13 +10,12 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from waifu4x import __version__
 from waifu4x.cli import bench, devices, models, train, upscale
-from waifu4x.cli.console import stderr
-from waifu4x.errors import EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
+from waifu4x.cli.console import fail
+from waifu4x.errors import EXIT_FATAL, EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
 
 
 class _Terminated(BaseException):
@@ -29,8 +29,13 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except Waifu4xError as error:
-            stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+            fail(str(error))
             raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # whoever read our output has read enough: typer ends quietly
+            fail(str(error))
+            raise typer.Exit(EXIT_FATAL) from error
         except KeyboardInterrupt as error:
             raise typer.Exit(EXIT_SIGINT) from error
         except _Terminated as error:

@@ -35,7 +35,7 @@ def bench(
     Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
     """
     from waifu4x.bench import protocol as protocols
-    from waifu4x.upscaler import open_upscaler
+    from waifu4x.models import open_upscaler
 
     names = list(dict.fromkeys(["bicubic", *(model or [catalog.DEFAULT_MODEL])]))
     for name in names:

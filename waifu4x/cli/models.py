@@ -20,6 +20,7 @@ from waifu4x.weights import Available
 
 app = typer.Typer(
     help="List, fetch, check, add and remove models.",
+    epilog="Example: [bold]waifu4x models list[/]",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )

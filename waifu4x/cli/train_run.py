@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from waifu4x import __version__, files, weights
-from waifu4x.cli.console import stderr
+from waifu4x import __version__, devices, files, weights
+from waifu4x.cli.console import say, stderr
+from waifu4x.errors import OutOfMemoryError, UsageError
 from waifu4x.train import card, recipe
 from waifu4x.train.data import PairCache, open_cache
-from waifu4x.train.loop import Report, Trainer, validation_pairs
+from waifu4x.train.loop import Report, Trainer, check, validation_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +46,12 @@ def run(request: Request) -> None:
 
     Raises:
         TrainError: no usable data, a damaged or foreign checkpoint, or a loss that is not finite.
-        UsageError: an unknown recipe, or numbers that the network does not take.
+        UsageError: an unknown recipe, numbers that the network does not take, or a name that no
+            model can have.
+        OutOfMemoryError: the device cannot hold a batch.
     """
     chosen = _with_length(recipe.load(request.recipe), request)
+    _check(request, chosen)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as bar:
         cache = _open(request, chosen, bar)
@@ -59,7 +66,7 @@ def run(request: Request) -> None:
             validation=pairs,
         )
         start = "going on at" if trainer.state.step else "starting at"
-        _say(
+        say(
             f"{len(cache)} pictures; {chosen.network['architecture']} x{chosen.scale} in "
             f"{trainer.precision} on {trainer.device}; {start} step {trainer.state.step}"
         )
@@ -67,18 +74,89 @@ def run(request: Request) -> None:
 
         def show(report: Report) -> None:
             bar.update(task, completed=report.progress)
-            _say(_line(report))
+            say(_line(report))
 
+        with _signals_between_steps() as caught:
+            _train(request, trainer, show, stop=lambda: bool(caught))
+        if caught:
+            say(f"step {trainer.state.step} is saved: run the same command again to go on")
+            signal.raise_signal(caught[0])
+    _finish(request, trainer, cache)
+
+
+def _check(request: Request, chosen: recipe.Recipe) -> None:
+    """Everything that can be refused before pictures are decoded and hours are spent."""
+    weights.check_name(request.name)
+    check(chosen)
+    devices.pick_dtype(request.precision, devices.pick(request.device))
+    if min(request.report_every, request.validate_every) < 1:
+        raise UsageError("--report-every and --validate-every are 1 step or more")
+    if request.validation is None:
+        return
+    held_out = request.validation.resolve()
+    for folder in request.folders:
+        if held_out.is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{request.validation} lies in {folder}, so it would be trained on; move it out"
+            )
+
+
+@contextmanager
+def _signals_between_steps() -> Iterator[list[int]]:
+    """The first SIGINT or SIGTERM is noted, so that the step can end; a second does not wait."""
+    caught: list[int] = []
+    # One that is ignored (nohup, a shell's background job) stays so.
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if caught:
+            restore()
+            signal.raise_signal(number)
+        caught.append(number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def _train(
+    request: Request,
+    trainer: Trainer,
+    show: Callable[[Report], None],
+    *,
+    stop: Callable[[], bool],
+) -> None:
+    try:
         trainer.run(
             on_report=show,
             report_every=request.report_every,
             validate_every=request.validate_every,
+            stop=stop,
         )
-    _finish(request, trainer, cache)
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"{trainer.device} cannot hold a batch of {trainer.recipe.data.batch}: lower batch or "
+            f"patch_px in the recipe's [data]"
+        ) from error
 
 
 def _with_length(chosen: recipe.Recipe, request: Request) -> recipe.Recipe:
     schedule = chosen.schedule
+    if request.steps is not None and request.minutes is not None:
+        raise UsageError("give --steps or --minutes, not both")
     if request.steps is not None:
         schedule = dataclasses.replace(schedule, steps=request.steps, minutes=None)
     if request.minutes is not None:
@@ -98,7 +176,7 @@ def _open(request: Request, chosen: recipe.Recipe, bar: Progress) -> PairCache:
     bar.remove_task(task)
     reasons = Counter(sentence.rsplit(": ", 1)[-1] for sentence in cache.skipped)
     for reason, count in reasons.items():
-        _say(f"skipped {count}: {reason}")
+        say(f"skipped {count}: {reason}")
     return cache
 
 
@@ -123,8 +201,4 @@ def _finish(request: Request, trainer: Trainer, cache: PairCache) -> None:
     table = json.dumps(facts, indent=2)
     files.write_bytes(request.run_folder / f"{request.name}.json", table.encode())
     row = weights.add(target, name=request.name, licence=request.licence, overwrite=True)
-    _say(f"wrote {target}; use it with: waifu4x upscale meme.png -m {row.name}")
-
-
-def _say(text: str) -> None:
-    stderr.print(escape(text), soft_wrap=True)
+    say(f"wrote {target}; use it with: waifu4x upscale meme.png -m {row.name}")

@@ -118,11 +118,11 @@ def upscale(
         typer.Option(help="Refuse inputs with more pixels.", rich_help_panel=_FILES),
     ] = None,
     tile: Annotated[
-        int | None,
+        int,
         typer.Option(
-            "-t", "--tile", help="Tile side in px. Default: what fits.", rich_help_panel=_SPEED
+            "-t", "--tile", help="Tile side in px; 0 is what fits.", rich_help_panel=_SPEED
         ),
-    ] = None,
+    ] = 0,
     device: Annotated[
         str,
         typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_SPEED),
@@ -154,6 +154,7 @@ def upscale(
     Example: waifu4x upscale *.jpg -o big/ --fit 3840x2160 -f webp -q 90
     """
     from waifu4x.cli import upscale_run  # what it needs is of no use to --help
+    from waifu4x.cli.reporter import Reporter
     from waifu4x.sizes import Target, parse_box
     from waifu4x.upscaler import Options
 
@@ -192,13 +193,13 @@ def upscale(
         ),
         overwrite=overwrite,
         max_pixels=max_pixels,
-        tile_px=tile,
+        tile_px=tile or None,
         device=device,
         precision=precision,
         tta=tta,
         offline=offline,
     )
-    reporter = upscale_run.Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
+    reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
     failed = upscale_run.run(request, reporter, dry_run=dry_run)
     if failed:
         # One picture that fails is the whole job; of several, the others were done.

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
 from PIL import ImageColor
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from waifu4x import files, memory, naming, pictures
-from waifu4x.cli.console import stderr
+from waifu4x import memory, naming, pictures
+from waifu4x.cli import outputs
+from waifu4x.cli.outputs import Claims
+from waifu4x.cli.reporter import Reporter
 from waifu4x.errors import (
     OutOfMemoryError,
     PictureReadError,
@@ -26,9 +23,10 @@ from waifu4x.errors import (
     Waifu4xError,
 )
 from waifu4x.formats import check_writable_as
+from waifu4x.models import open_upscaler
 from waifu4x.pictures import Picture
 from waifu4x.sizes import Target
-from waifu4x.upscaler import Facts, Options, Upscaler, open_upscaler
+from waifu4x.upscaler import Facts, Options, Upscaler
 
 STREAM = "-"
 
@@ -62,50 +60,14 @@ class Request:
     tta: bool
     offline: bool
 
+    @property
+    def several(self) -> bool:
+        return len(self.inputs) > 1
 
-@dataclass(kw_only=True)
-class Reporter:
-    """Says what happens: data on stdout as JSON when asked, all else on stderr."""
-
-    as_json: bool
-    quiet: bool
-    verbose: bool
-    _progress: Progress | None = field(default=None, init=False)
-
-    @contextmanager
-    def job(self, files_total: int) -> Iterator[None]:
-        """One bar for the whole job; none when stderr is no terminal."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        disable = self.quiet or not stderr.is_terminal
-        with Progress(*columns, console=stderr, transient=True, disable=disable) as progress:
-            self._progress = progress
-            self._task = progress.add_task("", total=files_total)
-            yield
-
-    def working_on(self, name: str, number: int, share: float) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, description=escape(name), completed=number + share)
-
-    def downloading(self, done_bytes: int, total_bytes: int) -> None:
-        if self._progress is not None and total_bytes:
-            text = f"downloading the model {done_bytes / total_bytes:.0%}"
-            self._progress.update(self._task, description=text)
-
-    def say(self, text: str) -> None:
-        if not self.quiet:
-            stderr.print(escape(text), soft_wrap=True)
-
-    def fail(self, error: Waifu4xError) -> None:
-        stderr.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-
-    def outcome(self, facts: dict[str, Any]) -> None:
-        if self.as_json:
-            typer.echo(json.dumps(facts))
+    @property
+    def named_output(self) -> str | None:
+        """``-o`` where it can name a file, and so its suffix a format."""
+        return None if self.several else self.output
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -124,7 +86,7 @@ def run(request: Request, reporter: Reporter, *, dry_run: bool) -> list[Waifu4xE
     """
     _check(request, reporter)
     failed: list[Waifu4xError] = []
-    taken: dict[Path, str] = {}
+    claims = Claims.of(source for source in request.inputs if source != STREAM)
     with reporter.job(len(request.inputs)):
         upscaler = open_upscaler(
             request.model,
@@ -139,16 +101,19 @@ def run(request: Request, reporter: Reporter, *, dry_run: bool) -> list[Waifu4xE
         for number, source in enumerate(request.inputs):
             reporter.working_on(source, number, 0.0)
             try:
-                job = _plan(source, request, upscaler, taken)
-                if dry_run:
-                    reporter.say(job.describe(upscaler))
-                    reporter.outcome({**job.facts, "status": "planned"})
-                elif job.exists and not request.overwrite:
+                job = _plan(source, request, upscaler, claims)
+                if job.exists and not request.overwrite:
                     reporter.say(f"{job.target} exists: skipped (--overwrite replaces it)")
                     reporter.outcome({**job.facts, "status": "skipped"})
+                elif dry_run:
+                    reporter.say(job.describe(upscaler, request.target))
+                    reporter.outcome(
+                        {**job.facts, **job.costs(upscaler, request.target), "status": "planned"}
+                    )
                 else:
                     _do(job, request, upscaler, reporter, number=number)
-            except Waifu4xError as error:
+            except (Waifu4xError, MemoryError) as caught:
+                error = caught if isinstance(caught, Waifu4xError) else _too_large(source)
                 failed.append(error)
                 reporter.fail(error)
                 reporter.outcome({"input": source, "status": "failed", "error": str(error)})
@@ -159,16 +124,27 @@ def _check(request: Request, reporter: Reporter) -> None:
     """Everything that can be refused before any work."""
     if not request.inputs:
         raise UsageError("give at least one picture: waifu4x upscale meme.png -s 4")
-    several = len(request.inputs) > 1
     to_stdout = request.output == STREAM or (request.output is None and STREAM in request.inputs)
-    if to_stdout and several:
+    if to_stdout and request.several:
         raise UsageError("only one picture fits into standard output: give a folder with -o")
     if to_stdout and reporter.as_json:
         raise UsageError("--json and the picture cannot both go to standard output: give -o FILE")
-    if to_stdout and sys.stdout.isatty():
-        raise UsageError("standard output is a terminal: give -o FILE, or redirect it")
-    # A wrong suffix is known now; most inputs will not even have to be read.
-    naming.output_format("PNG", wish=request.encoding.format, output=request.output)
+    if to_stdout and (sys.stdout is None or sys.stdout.isatty()):
+        raise UsageError("standard output is a terminal, or closed: give -o FILE, or redirect it")
+    if STREAM in request.inputs and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError("standard input is a terminal, or closed: redirect a picture into it")
+    if request.several and request.output is not None and os.path.isfile(request.output):
+        raise UsageError(f"{request.output} is a file: give a folder for several pictures")
+    # A wrong suffix or quality is known now; no input has to be read for it.
+    encoding = request.encoding
+    check_writable_as(
+        naming.output_format("PNG", wish=encoding.format, output=request.named_output),
+        1,
+        1,
+        quality=encoding.quality,
+        lossless=encoding.lossless,
+        background=encoding.background,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,13 +157,11 @@ class _Job:
     size_px: tuple[int, int]
     target: Path | None
     """None is standard output."""
+    exists: bool
+    """Whether there is a file at `target` already."""
     passes: tuple[float, ...]
     memory_bytes: int
     read_s: float
-
-    @property
-    def exists(self) -> bool:
-        return self.target is not None and self.target.exists()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -207,17 +181,21 @@ class _Job:
         where = "standard output" if self.target is None else str(self.target)
         return f"{self.source} {before} → {where} {after}"
 
-    def describe(self, upscaler: Upscaler) -> str:
+    def costs(self, upscaler: Upscaler, target: Target) -> dict[str, Any]:
+        tiles = upscaler.tiles(self.picture, target)
+        return {"tiles": tiles, "memory_bytes": self.memory_bytes}
+
+    def describe(self, upscaler: Upscaler, target: Target) -> str:
         passes = " · ".join(f"{factor:g}x" for factor in self.passes) or "none, only resampling"
-        tiles = upscaler.tiles(self.picture.width_px, self.picture.height_px)
-        cut = "" if tiles is None else f", first pass in {tiles} tile{'s' if tiles > 1 else ''}"
+        tiles = upscaler.tiles(self.picture, target)
+        cut = f", first pass in {tiles} tile{'s' if tiles > 1 else ''}" if tiles else ""
         return (
             f"{self.arrow}: passes {passes}{cut}, about "
             f"{self.memory_bytes / 2**20:.0f} MiB of memory"
         )
 
 
-def _plan(source: str, request: Request, upscaler: Upscaler, taken: dict[Path, str]) -> _Job:
+def _plan(source: str, request: Request, upscaler: Upscaler, claims: Claims) -> _Job:
     """Read one input and settle format, size, name and memory.
 
     Raises:
@@ -227,7 +205,7 @@ def _plan(source: str, request: Request, upscaler: Upscaler, taken: dict[Path, s
     picture = _read(source, request)
     size_px = request.target.size_px(picture.width_px, picture.height_px)
     encoding = request.encoding
-    format = naming.output_format(picture.format, wish=encoding.format, output=request.output)
+    format = naming.output_format(picture.format, wish=encoding.format, output=request.named_output)
     check_writable_as(
         format,
         *size_px,
@@ -238,18 +216,20 @@ def _plan(source: str, request: Request, upscaler: Upscaler, taken: dict[Path, s
         lossless=encoding.lossless,
         background=encoding.background,
     )
+    target = _target(source, request, upscaler, format=format, size_px=size_px)
+    if target is not None:
+        claims.claim(target, source)
     job = _Job(
         source=source,
         picture=picture,
         format=format,
         size_px=size_px,
-        target=_target(source, request, upscaler, format=format, size_px=size_px),
+        target=target,
+        exists=target is not None and outputs.exists(target),
         passes=upscaler.passes(request.target.factor(picture.width_px, picture.height_px)),
         memory_bytes=upscaler.memory_bytes(picture, size_px),
         read_s=time.perf_counter() - started,
     )
-    if job.target is not None:
-        _claim(job.target, source, taken)
     free_bytes = memory.free_host_bytes()
     if job.memory_bytes > free_bytes:
         raise OutOfMemoryError(
@@ -263,7 +243,7 @@ def _read(source: str, request: Request) -> Picture:
     limit = pictures.MAX_PIXELS if request.max_pixels is None else request.max_pixels
     if source == STREAM:
         return pictures.read(sys.stdin.buffer, max_pixels=limit)
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         raise PictureReadError(f"{source} is a folder: give its pictures, such as {source}/*.png")
     return pictures.read(Path(source), max_pixels=limit)
 
@@ -285,24 +265,12 @@ def _target(
         suffix=naming.suffix_for(format, source=path, wish=request.encoding.format),
         model=upscaler.name,
         size=naming.size_label(request.target, size_px),
-        several=len(request.inputs) > 1,
+        several=request.several,
     )
 
 
-def _claim(target: Path, source: str, taken: dict[Path, str]) -> None:
-    """Make sure that `target` can be written, and that no other input of this run becomes it."""
-    # Windows and macOS take a.PNG and a.png for one file.
-    key = Path(str(target.resolve()).casefold())
-    if taken.setdefault(key, source) != source:
-        raise UsageError(f"{source} and {taken[key]} would both become {target}; use -o")
-    if not target.parent.exists():
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PictureWriteError(
-                f"cannot make the folder {target.parent} ({error.strerror}); choose another with -o"
-            ) from error
-    files.sweep_orphans(target.parent)
+def _too_large(source: str) -> OutOfMemoryError:
+    return OutOfMemoryError(f"{source} does not fit into memory; choose a smaller size")
 
 
 def _do(
@@ -313,6 +281,8 @@ def _do(
     def on_progress(share: float) -> None:
         reporter.working_on(job.source, number, share)
 
+    if job.target is not None:
+        outputs.prepare_folder(job.target.parent)
     started = time.perf_counter()
     result, facts = upscaler.upscale(job.picture, request.target, on_progress=on_progress)
     upscaled_s = time.perf_counter() - started
@@ -368,5 +338,11 @@ def _write(result: Picture, job: _Job, encoding: Encoding) -> None:
     if job.target is not None:
         pictures.write(result, job.target, format=job.format, **options)
         return
-    sys.stdout.buffer.write(pictures.encode(result, format=job.format, **options))
-    sys.stdout.buffer.flush()
+    data = pictures.encode(result, format=job.format, **options)
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise  # whoever read it has read enough
+    except OSError as error:
+        raise PictureWriteError(f"cannot write to standard output: {error.strerror}") from error

@@ -143,7 +143,9 @@ class RRDBNet(nn.Module):
             features = self.get_submodule(f"conv_up{number}")(features)
             features = functional.leaky_relu(features, 0.2, inplace=True)
         features = functional.leaky_relu(self.conv_hr(features), 0.2, inplace=True)
-        return self.conv_last(features).to(wide)
+        # There is no skip, so what this layer gives is the picture: in bf16 it would have 8 bits.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.conv_last(features.to(wide))
 
 
 RRDBNET_SIZES: dict[str, RRDBNetConfig] = {

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import files, pictures
+from waifu4x import files
+from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.errors import PictureReadError, TrainError
 from waifu4x.folders import find_pictures
 from waifu4x.resample import imresize
@@ -83,7 +84,7 @@ def open_cache(
     key = _cache_key(listed, scale=scale, patch_px=patch_px)
     place = cache_folder / f"x{scale}-{key}"
     table = place.with_suffix(".json")
-    if not table.is_file():
+    if not all(place.with_suffix(suffix).is_file() for suffix in (".json", ".hr", ".lr")):
         cache_folder.mkdir(parents=True, exist_ok=True)
         _build(listed, place, scale=scale, patch_px=patch_px, on_progress=on_progress)
     facts = json.loads(table.read_text(encoding="utf-8"))
@@ -143,11 +144,10 @@ def _build(
             if on_progress is not None:
                 on_progress(done, len(listed))
             try:
-                hr = _read_rgb(path)
+                hr = cut_to_multiple(as_rgb(read_8bit(path)), scale)
             except PictureReadError as error:
                 skipped.append(str(error))
                 continue
-            hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
             if min(hr.shape[:2]) < patch_px * scale:
                 skipped.append(f"{path}: smaller than {patch_px * scale} px")
                 continue
@@ -159,14 +159,6 @@ def _build(
     facts = {"sizes_px": sizes, "groups": groups, "skipped": skipped}
     # Written last: the table's presence says that both data files are whole.
     files.write_bytes(place.with_suffix(".json"), json.dumps(facts).encode())
-
-
-def _read_rgb(path: Path) -> Uint8Array:
-    """(H, W, 3) uint8; gray is repeated, 16 bit is rounded, alpha is ignored."""
-    pixels = pictures.read(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 class CropSampler:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from waifu4x import checkpoints, devices, pictures
+from waifu4x import checkpoints, devices
+from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.errors import TrainError, UsageError
 from waifu4x.folders import find_pictures
@@ -61,13 +62,33 @@ def validation_pairs(folder: Path, scale: int) -> list[ValidationPair]:
     """All pictures of `folder`, cut to a multiple of the scale, with their MATLAB-bicubic LR."""
     pairs = []
     for path in find_pictures(folder):
-        pixels = pictures.read(path).pixels
-        hr = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-        hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+        hr = cut_to_multiple(as_rgb(read_8bit(path)), scale)
+        # `scale` px are cut off every border before comparing: something must be left.
+        if min(hr.shape[:2]) <= 2 * scale:
+            raise TrainError(f"{path} is too small to validate on at x{scale}")
         pairs.append(ValidationPair(name=path.stem, lr=imresize(hr, 1.0 / scale), hr=hr))
     if not pairs:
         raise TrainError(f"no pictures to validate on in {folder}")
     return pairs
+
+
+def check(recipe: Recipe) -> None:
+    """Find out what is wrong with a recipe before any picture is decoded for it.
+
+    Raises:
+        UsageError: an unknown loss or network, or numbers that the network does not take.
+    """
+    _pixel_loss(recipe)
+    _build(recipe)
+
+
+def _pixel_loss(recipe: Recipe) -> nn.Module:
+    if recipe.loss.pixel not in PIXEL_LOSSES:
+        raise UsageError(
+            f"recipe {recipe.name} [loss]: no loss {recipe.loss.pixel!r}: "
+            f"known are {', '.join(PIXEL_LOSSES)}"
+        )
+    return PIXEL_LOSSES[recipe.loss.pixel]()
 
 
 def _build(recipe: Recipe) -> nn.Module:
@@ -82,8 +103,11 @@ def _build(recipe: Recipe) -> nn.Module:
         raise UsageError(f"no network {architecture!r}: known are {', '.join(NETWORKS)}")
     entry = NETWORKS[architecture]
     try:
-        return entry.module(entry.config(**numbers))
-    except (TypeError, ValueError) as error:
+        config = entry.config(**numbers)
+        if config.pre_upsampled or config.channels_in != 3:
+            raise ValueError("only networks from RGB to larger RGB can be trained")
+        return entry.module(config)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError(f"recipe {recipe.name} [network]: {error}") from error
 
 
@@ -112,7 +136,8 @@ class Trainer:
         self.device = devices.pick(device)
         self.dtype = devices.pick_dtype(precision, self.device)
         self._validation = validation
-        self._loss: nn.Module = PIXEL_LOSSES[recipe.loss.pixel]()
+        self._loss = _pixel_loss(recipe)
+        self._in_step = False
         network = _build(recipe).to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         sampler = CropSampler(cache, patch_px=recipe.data.patch_px, seed=seed)
         self.state = TrainState.start(network, sampler, recipe)
@@ -146,16 +171,23 @@ class Trainer:
         report_every: int = 100,
         validate_every: int = 1000,
         save_every_s: float = 300.0,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Train until the schedule is done; the state is saved then, and when anything interrupts.
+        """Train until the schedule is done, or `stop`, asked after every step, says so.
+
+        The state is saved at the end, and now and then. When an exception cuts a step in two,
+        nothing could go on from there bit for bit: then the last saved state is kept.
 
         Raises:
             TrainError: the loss became NaN or infinite; the last good checkpoint is kept.
+            UsageError: reports or validations every 0 steps.
         """
+        if min(report_every, validate_every) < 1:
+            raise UsageError("reports and validations come every 1 step or more")
         self.run_folder.mkdir(parents=True, exist_ok=True)
         saved_at, since, losses = time.monotonic(), time.monotonic(), []
         try:
-            while self.progress < 1.0:
+            while self.progress < 1.0 and not stop():
                 losses.append(self._step())
                 if self.state.step % report_every == 0 or self.progress >= 1.0:
                     spent_s, since = time.monotonic() - since, time.monotonic()
@@ -166,16 +198,15 @@ class Trainer:
                 if time.monotonic() - saved_at > save_every_s:
                     self.state.save(self.checkpoint, self.recipe)
                     saved_at = time.monotonic()
-        except TrainError:
-            raise
         except BaseException:
-            self.state.save(self.checkpoint, self.recipe)
+            if not self._in_step:
+                self.state.save(self.checkpoint, self.recipe)
             raise
         self.state.save(self.checkpoint, self.recipe)
 
     def _step(self) -> float:
         """One optimizer step; returns the loss."""
-        began = time.monotonic()
+        began, self._in_step = time.monotonic(), True
         state, schedule = self.state, self.recipe.schedule
         rate = learning_rate_at(schedule, step=state.step, progress=self.progress)
         for group in state.optimizer.param_groups:
@@ -188,7 +219,7 @@ class Trainer:
         if not math.isfinite(value):
             raise TrainError(
                 f"the loss became {value} at step {state.step}; lower the learning rate "
-                f"(now {rate:.1e}); {self.checkpoint} holds the last saved state"
+                f"(now {rate:.1e}); a state saved earlier is kept in {self.run_folder}"
             )
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -197,6 +228,7 @@ class Trainer:
         state.step += 1
         state.average(schedule.ema_decay)
         state.elapsed_s += time.monotonic() - began
+        self._in_step = False
         return value
 
     def _draw(self) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ class DataOptions:
     batch: int = 16
     patch_px: int = 48
 
+    def __post_init__(self) -> None:
+        _require(self.batch >= 1 and self.patch_px >= 1, "batch and patch_px must be 1 or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions:
@@ -47,6 +51,17 @@ class ScheduleOptions:
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, f"steps must be 1 or more, not {self.steps}")
+        minutes = 1.0 if self.minutes is None else self.minutes
+        _require(0.0 < minutes < math.inf, f"minutes must be more than 0, not {minutes}")
+        _require(0.0 < self.learning_rate < math.inf, "learning_rate must be more than 0")
+        _require(0.0 <= self.final_learning_rate < math.inf, "final_learning_rate is 0 or more")
+        _require(self.warmup_steps >= 0, "warmup_steps must be 0 or more")
+        _require(all(0.0 <= beta < 1.0 for beta in self.betas), "betas must lie in 0 <= b < 1")
+        _require(self.clip_norm > 0.0, "clip_norm must be more than 0")
+        _require(0.0 <= self.ema_decay < 1.0, "ema_decay must lie in 0 <= d < 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +101,10 @@ def load(name_or_path: str) -> Recipe:
     if name_or_path in preset_names():
         text = (_RECIPES / f"{name_or_path}.toml").read_text("utf-8")
     elif path.suffix == ".toml" and path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read as text: {error}") from error
     else:
         known = ", ".join(preset_names())
         raise UsageError(f"no recipe {name_or_path!r}: give a .toml file or one of {known}")
@@ -105,12 +123,17 @@ def _from_table(name: str, table: Mapping[str, Any]) -> Recipe:
     network = table.get("network")
     if not isinstance(network, dict) or "architecture" not in network or "scale" not in network:
         raise UsageError(f"recipe {name}: [network] must name an architecture and a scale")
+    scale = network["scale"]
+    if not isinstance(network["architecture"], str) or type(scale) is not int or scale < 1:
+        raise UsageError(f"recipe {name} [network]: architecture is a text, scale a whole number")
     parts = {k: _options(kind, table.get(k, {}), f"{name} [{k}]") for k, kind in sections.items()}
     return Recipe(name=name, network=dict(network), **parts)
 
 
 def _options(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """An instance of the dataclass `kind` from plain values, each of the declared type."""
+    if not isinstance(values, Mapping):
+        raise UsageError(f"recipe {where}: this must be a table of options, not {values!r}")
     hints = get_type_hints(kind)
     for key, value in values.items():
         if key not in hints:
@@ -118,16 +141,25 @@ def _options(kind: type, values: Mapping[str, Any], where: str) -> Any:
         if not _fits(value, str(hints[key])):
             raise UsageError(f"recipe {where}: {key} = {value!r} is not of type {hints[key]}")
     settled = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return kind(**settled)
+    try:
+        return kind(**settled)
+    except UsageError as error:
+        raise UsageError(f"recipe {where}: {error}") from error
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise UsageError(otherwise)
 
 
 def _fits(value: object, hint: str) -> bool:
     if isinstance(value, bool):
         return "bool" in hint
     if isinstance(value, list):
-        return hint.startswith("tuple") and len(value) == hint.count("float")
+        numbers = all(type(each) in (int, float) for each in value)
+        return hint.startswith("tuple") and len(value) == hint.count("float") and numbers
     if isinstance(value, int):
-        return "int" in hint or "float" in hint
+        return ("int" in hint or "float" in hint) and not hint.startswith("tuple")
     return type(value).__name__ in hint and not hint.startswith("tuple")
 
 

@@ -86,30 +86,41 @@ class TrainState:
         try:
             payload = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises six unrelated types for damaged files
-            reason = str(error).splitlines()[0]
-            raise TrainError(f"{path} is damaged ({reason}); remove it to start anew") from error
-        changed = _differences(payload["recipe"], recipe.facts())
+            raise TrainError(_damaged(path, error)) from error
+        if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
+            raise TrainError(f"{path} is no saved training; remove it to start anew")
+        changed = _differences(payload.get("recipe"), recipe.facts())
         if changed:
             raise TrainError(
                 f"{path} was made by another recipe ({', '.join(changed)} differ); "
                 f"choose another --name, or remove that file to start anew"
             )
-        self.network.load_state_dict(payload["network"])
-        self.ema.load_state_dict(payload["ema"])
-        self.optimizer.load_state_dict(payload["optimizer"])
-        self.sampler.state = payload["sampler"]
-        torch.set_rng_state(payload["torch_rng"])
-        self.step = payload["step"]
-        self.elapsed_s = payload["elapsed_s"]
+        try:
+            self.network.load_state_dict(payload["network"])
+            self.ema.load_state_dict(payload["ema"])
+            self.optimizer.load_state_dict(payload["optimizer"])
+            self.sampler.state = payload["sampler"]
+            torch.set_rng_state(payload["torch_rng"])
+            self.step = int(payload["step"])
+            self.elapsed_s = float(payload["elapsed_s"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise TrainError(_damaged(path, error)) from error
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _damaged(path: Path, error: Exception) -> str:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return f"{path} is damaged ({reason}); remove it to start anew"
+
+
+def _differences(old: Any, new: dict[str, Any]) -> list[str]:
     """The sections in which two recipes' facts differ; the schedule's length may be changed."""
 
     def comparable(facts: dict[str, Any]) -> dict[str, Any]:
         schedule = {k: v for k, v in facts["schedule"].items() if k not in ("steps", "minutes")}
         return {**facts, "schedule": schedule}
 
+    if not isinstance(old, dict) or not isinstance(old.get("schedule"), dict):
+        return list(new)
     before, after = comparable(old), comparable(new)
     return [key for key in after if before.get(key) != after[key]]
 

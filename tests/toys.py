@@ -1,0 +1,98 @@
+"""Small networks that behave like large ones, and networks that misbehave on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from waifu4x.checkpoints import Model
+from waifu4x.networks import NETWORKS
+
+# Networks this small spend their time waiting for each other's threads: on a busy machine that made
+# seconds of tests into minutes.
+torch.set_num_threads(1)
+
+
+def as_model(network: nn.Module, *, scales: tuple[int, ...] | None = None) -> Model:
+    """The network with the facts that its config states, as `checkpoints.load` gives it."""
+    config: Any = network.config
+    return Model(
+        name="toy",
+        architecture="toy",
+        network=network,
+        scale=config.scale,
+        channels_in=config.channels_in,
+        pre_upsampled=config.pre_upsampled,
+        scales=scales if config.pre_upsampled else (config.scale,),
+        size_multiple=config.size_multiple,
+        receptive_radius_px=config.receptive_radius_px,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        sha256="0" * 64,
+        licence=None,
+        metadata={},
+        path=Path("toy.safetensors"),
+    )
+
+
+@torch.no_grad()
+def random_model(config: Any, *, seed: int = 0, scales: tuple[int, ...] | None = None) -> Model:
+    """A network of random weights whose output fills [0, 1] and depends strongly on its input.
+
+    The networks' own initialisation makes residual branches almost nothing, and no mistake in
+    tiling would show.
+    """
+    (module,) = [entry.module for entry in NETWORKS.values() if entry.config is type(config)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = module(config).eval()
+        convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+        for convolution in convolutions:
+            nn.init.kaiming_normal_(convolution.weight)
+            if convolution.bias is not None:
+                nn.init.zeros_(convolution.bias)
+        noise = torch.rand(1, config.channels_in, 32, 32)
+    last, seen = convolutions[-1], []
+    hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network(noise)
+    hook.remove()
+    last.weight.mul_(0.2 / seen[0].std())
+    assert last.bias is not None
+    last.bias.add_(0.5 - network(noise).mean())
+    return as_model(network.requires_grad_(False), scales=scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FakeConfig:
+    """The facts of a network, freely chosen."""
+
+    scale: int = 2
+    channels_in: int = 3
+    pre_upsampled: bool = False
+    size_multiple: int = 1
+    receptive_radius_px: int = 0
+
+
+class FakeNetwork(nn.Module):
+    """Nearest-neighbour enlargement that first asks `meddle(x)`.
+
+    `meddle` may raise, or return a Tensor that is added to the result; `sizes` are the (n, h, w) of
+    all inputs so far.
+    """
+
+    def __init__(self, config: FakeConfig, meddle: Callable[[Tensor], Tensor | None]) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes: list[tuple[int, int, int]] = []
+        self._meddle = meddle
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sizes.append((x.shape[0], x.shape[2], x.shape[3]))
+        extra = self._meddle(x)
+        y = functional.interpolate(x, scale_factor=self.config.scale)
+        return y if extra is None else y + extra

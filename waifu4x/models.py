@@ -1,0 +1,58 @@
+"""A name becomes an upscaler: its file is found or fetched, loaded, and put on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+from waifu4x import catalog, weights
+from waifu4x.errors import UnknownModelError
+from waifu4x.resample import Kernel
+from waifu4x.upscaler import Options, Upscaler
+
+
+def open_upscaler(
+    model: str | Path = catalog.DEFAULT_MODEL,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    tile_px: int | None = None,
+    tta: bool = False,
+    options: Options | None = None,
+    offline: bool = False,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Upscaler:
+    """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
+
+    Args:
+        model: a name, an alias, or the path of a ``.safetensors`` or ``.pth`` file.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        tile_px: the side of a tile, never changed; by default what memory allows.
+        tta: average over the eight flips and turns of the picture.
+        offline: never download.
+        on_download: called with (done, total) bytes.
+
+    Raises:
+        UnknownModelError, WeightsError, DeviceError, UsageError.
+    """
+    chosen = options or Options()
+    if isinstance(model, str) and _is_kernel(model):
+        return Upscaler(model=cast(Kernel, weights.find(model).name), options=chosen)
+    found = weights.resolve(model, offline=offline, on_progress=on_download)
+
+    from waifu4x import checkpoints  # they need torch; see above
+    from waifu4x.tiled import TiledRunner
+
+    licence = found.row.licence if found.row else None
+    loaded = checkpoints.load(found.path, name=found.name, licence=licence)
+    runner = TiledRunner(loaded, device=device, precision=precision, tile_px=tile_px, tta=tta)
+    return Upscaler(model=loaded, runner=runner, options=chosen)
+
+
+def _is_kernel(name: str) -> bool:
+    try:
+        return weights.find(name).kind == "resample"
+    except UnknownModelError:
+        return False  # a path, or nothing at all: `weights.resolve` says which
