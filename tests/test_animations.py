@@ -195,7 +195,7 @@ def test_metadata_comes_with_every_frame_and_is_written_once(format: str) -> Non
         assert frame.icc_profile == metadata.srgb_profile()
         assert frame.xmp == xmp.replace(b"24", b"48")
         loaded = Image.Exif()
-        loaded.load(frame.exif)
+        loaded.load(frame.exif or b"")
         assert (loaded[271], loaded[256]) == ("Maker", 2 * SIDE)
     stripped = read(encode(animation, strip_metadata=True)).frames[0]
     assert (stripped.exif, stripped.xmp) == (None, None)
@@ -656,7 +656,7 @@ def test_every_page_is_kept_as_it_is() -> None:
         assert page.icc_profile == wanted.icc_profile
         assert page.notes == ()
     loaded = Image.Exif()
-    loaded.load(back.frames[0].exif)
+    loaded.load(back.frames[0].exif or b"")
     assert loaded[271] == "Maker"
     with Image.open(io.BytesIO(data)) as image:
         assert getattr(image, "n_frames", 1) == 5

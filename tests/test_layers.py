@@ -9,7 +9,7 @@ A module imports only from rows above its own:
      2  archives
      3  decoders  encoders  key_layouts  engines
      4  sequences  pictures  checkpoints  engines.torch  engines.ensemble
-     5  weights  tiled  provenance
+     5  weights  tiled  provenance  animations
      6  upscaler
      7  bench  models
      8  train

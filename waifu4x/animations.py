@@ -122,8 +122,9 @@ def encode(
     """The animation, or the pages, as the bytes of a file; by default of the format they had.
 
     All frames, all durations and the number of plays are kept, as far as the format can say them:
-    GIF has steps of 10 ms and WebP and AVIF of 1 ms (rounding never adds up), GIF and WebP can
-    repeat 65,535 times, AVIF turns 0 ms into 1. A frame that stays longer than the format can say is stored several times.
+    GIF has steps of 10 ms and WebP and AVIF of 1 ms (rounding never adds up), AVIF turns 0 ms into
+    1, GIF and WebP can repeat 65,535 times. A frame that stays longer than GIF or WebP can say is
+    stored several times.
     quality, lossless, strip_metadata: as in `pictures.encode`. Raises what `check_writable_as`
     raises, and PictureWriteError.
     """

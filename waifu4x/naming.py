@@ -47,7 +47,7 @@ def output_format(read_as: str | None, *, wish: str | None, output: str | None) 
         return format
     if named is not None:
         return format_of(Path(named).name)
-    # GIF can be read and not written; a picture that came from nowhere is best kept as PNG.
+    # What came from nowhere is best kept as PNG.
     return read_as if read_as is not None and FORMATS[read_as].writable else "PNG"
 
 
