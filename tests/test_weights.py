@@ -21,12 +21,15 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
+from typer.testing import CliRunner
 
-from waifu4x import catalog, weights
+from waifu4x import catalog, pictures, weights
 from waifu4x.catalog import CatalogRow
+from waifu4x.cli.app import app
 from waifu4x.download import Patience
 from waifu4x.errors import (
     DownloadError,
@@ -37,6 +40,9 @@ from waifu4x.errors import (
     Waifu4xError,
     WeightsError,
 )
+from waifu4x.models import open_upscaler
+from waifu4x.pictures import Picture
+from waifu4x.sizes import Target
 
 CONTENT = random.Random(0).randbytes(600_000)  # three chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -691,6 +697,26 @@ def test_from_the_address_to_the_network(
     model = load(found.path)
     assert (model.architecture, model.scale, model.parameters) == ("srvggnetcompact", 4, 621_424)
     assert model.sha256 == row.sha256
+
+
+def test_a_published_model_runs_from_its_address_alone_and_then_offline(
+    server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.CONTENT", published.read_bytes())
+    row = catalog.find("realesr-animevideov3")
+    in_catalog(
+        CatalogRow(**{**vars(row), "url": server.row("200").url, "name": "served"}), monkeypatch
+    )
+    source = tmp_path / "tiny.png"
+    pictures.write(Picture(pixels=np.full((9, 7, 3), 200, dtype=np.uint8)), source)
+    arguments = ["upscale", str(source), "-m", "served", "--precision", "fp32", "--overwrite"]
+    assert CliRunner().invoke(app, [*arguments, "--offline"]).exit_code == 1
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    upscaler = open_upscaler(published, precision="fp32")
+    expected, _ = upscaler.upscale(pictures.read(source), Target(scale=4))
+    large = pictures.read(tmp_path / "tiny_served_4x.png")
+    np.testing.assert_array_equal(large.pixels, expected.pixels)
+    assert CliRunner().invoke(app, [*arguments, "--offline"]).exit_code == 0
 
 
 def test_adding_a_published_file_with_the_real_loader(published: Path) -> None:
