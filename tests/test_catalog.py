@@ -74,7 +74,6 @@ def test_the_default_model_ships_and_comes_first() -> None:
     assert ROWS[0].name == DEFAULT_MODEL
 
 
-@pytest.mark.xfail(strict=True, reason="the default model is not trained yet")
 def test_shipped_files_are_the_promised_ones() -> None:
     for row in ROWS:
         if row.kind == "shipped":
