@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -387,14 +388,62 @@ def test_only_regular_files_are_replaced(place: Path, kind: str) -> None:
     assert len(names(place)) == 2
 
 
+@pytest.mark.parametrize(
+    ("template", "made"),
+    [
+        ("{stem}-x{scale}", "a-x4.png"),
+        ("{parent}_{model}_{width}x{height}.{ext}", "place_nearest_64x48.png"),
+        ("plain.{ext}", "plain.png"),
+    ],
+)
+def test_names_by_template(place: Path, template: str, made: str) -> None:
+    assert nearest(place / "a.png", "--name", template).exit_code == 0
+    assert names(place) == sorted(["a.png", made])
+    assert nearest(place / "a.png", "--name", template, "-o", place / "new/").exit_code == 0
+    assert names(place / "new") == [made]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{stm}", "unknown field {stm}; did you mean {stem}?"),
+        ("{}", "unknown field {}; known are stem"),
+        ("{stem", "--name '{stem'"),
+        ("x/{stem}", "give its folder with -o"),
+        ("", "must be the name of a file"),
+        ("{stem}", "is the input itself"),
+    ],
+)
+def test_templates_that_name_no_output(place: Path, template: str, words: str) -> None:
+    done = nearest(place / "a.png", "--name", template)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert names(place) == ["a.png"]
+    both = nearest(place / "a.png", "--name", "b.{ext}", "-o", place / "c.png")
+    assert both.exit_code == 2
+    assert "not both" in both.stderr
+
+
+@pytest.mark.parametrize(
+    "option", [("-x",), ("-t", "32"), ("--precision", "fp32"), ("--device", "cpu"), ("-g", "-1")]
+)
+def test_kernels_refuse_what_only_networks_can_do(place: Path, option: tuple[str, ...]) -> None:
+    done = nearest(place / "a.png", *option)
+    assert done.exit_code == 2
+    assert "nearest is no network" in done.stderr
+    assert names(place) == ["a.png"]
+
+
 # What is said.
 
 
 def test_dry_run_writes_nothing_and_says_all(place: Path, tiny: Path, calls: list[int]) -> None:
     done = run(place / "a.png", "-m", tiny, "-s", 16, "-o", f"{place}/new/", "--dry-run")
-    assert (done.exit_code, names(place), calls) == (0, ["a.png"], [])
-    for words in ("16×12 → ", "256×192", "passes 4x · 4x", "first pass in 1 tile", "MiB of memory"):
+    assert (done.exit_code, names(place)) == (0, ["a.png"])
+    for words in ("16×12 → ", "256×192", "passes 4x · 4x", "first pass in 1 tile of up to 16 px"):
         assert words in done.stderr
+    assert re.search(r"about \d+ MiB of memory and \d+\.\d s in the network", done.stderr)
+    assert calls == [1, 1]  # a tile to warm up, and a tile to time
     (facts,) = [
         json.loads(line)
         for line in run(
@@ -403,7 +452,8 @@ def test_dry_run_writes_nothing_and_says_all(place: Path, tiny: Path, calls: lis
     ]
     assert facts["status"] == "planned"
     assert (facts["input_size"], facts["output_size"]) == ([16, 12], [64, 48])
-    assert facts["tiles"] == 1
+    assert (facts["tiles"], facts["tile"]) == (1, 16)
+    assert facts["estimated_s"] >= 0.0
     assert facts["memory_bytes"] > 64 * 48 * 3
     assert names(place) == ["a.png"]
 

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, weights
+from waifu4x import checkpoints, devices, pictures, weights
 from waifu4x.cli.app import app
 from waifu4x.errors import TrainError, UsageError
 from waifu4x.resample import imresize
 from waifu4x.train import loop, recipe
 from waifu4x.train.data import CropSampler, PairCache, open_cache
-from waifu4x.train.loop import Report, Trainer, learning_rate_at
+from waifu4x.train.loop import Report, Trainer, learning_rate_at, training_dtype
 from waifu4x.train.losses import PIXEL_LOSSES, CharbonnierLoss
 from waifu4x.train.recipe import DataOptions, Recipe, ScheduleOptions
 from waifu4x.train.state import TrainState, ema_decay_at
@@ -91,6 +91,18 @@ def cache(folder: Path, tmp_path: Path) -> PairCache:
 
 
 # Recipes.
+
+
+def test_training_is_never_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of a mean over a batch is below what fp16 can hold."""
+    cpu = torch.device("cpu")
+    assert training_dtype("bf16", cpu) == torch.bfloat16
+    assert training_dtype("fp32", cpu) == torch.float32
+    # As on a GPU that is too old for bf16.
+    monkeypatch.setattr(devices, "pick_dtype", lambda wish, device: torch.float16)
+    assert training_dtype("auto", cpu) == torch.float32
+    with pytest.raises(UsageError, match="fp16 loses its gradients"):
+        training_dtype("fp16", cpu)
 
 
 def test_the_recipes_that_ship() -> None:

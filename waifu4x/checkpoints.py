@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -240,10 +241,9 @@ def _build(
     problem = _misfit(wanted, state)
     if problem is not None:
         fail(path, f"looks like {architecture}, but {problem}", sha256=sha256)
-    _require_finite(path, state, sha256=sha256)
     # A copy in every case: a mapped tensor would change, or vanish, with its file.
     owned = {key: tensor.to(torch.float32, copy=True).contiguous() for key, tensor in state.items()}
-    # float64 values beyond float32 become infinite.
+    # Only now: float64 values beyond float32 become infinite.
     _require_finite(path, owned, sha256=sha256)
     for key in network.state_dict():
         if key.endswith(_BATCH_COUNTER):
@@ -269,7 +269,9 @@ def _misfit(wanted: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> st
 
 def _require_finite(path: Path, state: Mapping[str, Tensor], *, sha256: str | None) -> None:
     for key, tensor in state.items():
-        if not torch.isfinite(tensor).all():
+        # By numpy: torch would start its threads anew for each of hundreds of small tensors, which
+        # took most of the time of loading.
+        if not np.isfinite(tensor.float().numpy()).all():
             shown = printable(key, limit=60)
             fail(path, f"holds NaN or infinity in {shown}; the file is damaged", sha256=sha256)
 

@@ -27,7 +27,8 @@ def pick(wish: str = "auto") -> torch.device:
     """The device to compute on.
 
     Args:
-        wish: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        wish: ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``mps``, ``cuda``, ``cuda:N``, or
+            ``gpu:N``, which is ``cuda:N``, or MPS for ``gpu:0`` where there is no CUDA.
 
     Raises:
         UsageError: no such kind of device.
@@ -37,6 +38,10 @@ def pick(wish: str = "auto") -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if wish.startswith("gpu:"):
+        # The first GPU of a Mac has another name than everyone else's.
+        only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
+        wish = "mps" if wish == "gpu:0" and only_mps else wish.replace("gpu", "cuda", 1)
     kind, _, number = wish.partition(":")
     numbered = kind == "cuda" and number.isdecimal()
     if kind not in ("cpu", "mps", "cuda") or (number and not numbered):
@@ -88,6 +93,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
+def true_fp32(device: torch.device) -> AbstractContextManager[object]:
+    """Let float32 convolutions be float32: cuDNN would take TF32, with 10 bits of mantissa."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that a device's memory is full: exactly the three that torch raises."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
@@ -112,9 +126,13 @@ def release_memory(device: torch.device) -> None:
 def free_bytes(device: torch.device) -> int:
     """Memory of `device` that can still be taken, in bytes; for the CPU the machine's."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        # What torch has reserved and does not use is free to it, though the driver calls it taken.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
     if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+        left = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        # An Apple GPU takes its memory from the machine's.
+        return max(0, min(left, memory.free_host_bytes()))
     return memory.free_host_bytes()
 
 

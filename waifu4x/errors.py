@@ -18,8 +18,9 @@
     ├── NumericsError                 the network gave NaN or infinity, in fp32 too
     └── TrainError                    training cannot start or go on
 
-A message is one line: what is wrong, with which file, and what to try. The library raises these and
-nothing else on purpose; the command line turns any of them into that one line and the exit code.
+A message is one line: what is wrong, with which file, and what to try. The library raises these on
+purpose, and ValueError for arrays of a wrong kind or shape; the command line turns any of them into
+that one line and the exit code.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def read_failure(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         hints = {
             errno.ENOENT: "does not exist: check the name",
-            errno.EISDIR: "is a folder: name a picture, or use -r for all pictures in it",
+            errno.EISDIR: "is a folder: name a picture in it",
             errno.EACCES: "may not be read: check its permissions",
         }
         return hints.get(error.errno, f"cannot be read: {one_line(os.strerror(error.errno))}")

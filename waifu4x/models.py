@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from waifu4x import catalog, weights
-from waifu4x.errors import UnknownModelError
+from waifu4x.errors import UnknownModelError, UsageError
 from waifu4x.resample import Kernel
 from waifu4x.upscaler import Options, Upscaler
 
@@ -39,7 +39,13 @@ def open_upscaler(
     """
     chosen = options or Options()
     if isinstance(model, str) and _is_kernel(model):
-        return Upscaler(model=cast(Kernel, weights.find(model).name), options=chosen)
+        kernel = cast(Kernel, weights.find(model).name)
+        if (device, precision, tile_px, tta) != ("auto", "auto", None, False):
+            raise UsageError(
+                f"{kernel} is no network: --device, -g, --precision, --tile and --tta have nothing "
+                f"to act on"
+            )
+        return Upscaler(model=kernel, options=chosen)
     found = weights.resolve(model, offline=offline, on_progress=on_download)
 
     from waifu4x import checkpoints  # they need torch; see above

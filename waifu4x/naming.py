@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import string
 from pathlib import Path
 
 from waifu4x.errors import UsageError
 from waifu4x.formats import FORMATS, format_of
 from waifu4x.sizes import Target
+
+TEMPLATE_FIELDS = ("stem", "model", "scale", "width", "height", "ext", "parent")
 
 
 def size_label(target: Target, size_px: tuple[int, int]) -> str:
@@ -41,7 +45,7 @@ def output_format(read_as: str | None, *, wish: str | None, output: str | None) 
     named = output if output is not None and output != "-" and not means_folder(output) else None
     if wish is not None:
         format = format_of(wish)
-        meant = _format_named(Path(named).suffix) if named is not None else None
+        meant = format_named(Path(named).suffix) if named is not None else None
         if meant not in (None, format):
             raise UsageError(f"{named} is named like {meant}, and --format asks for {format}")
         return format
@@ -51,9 +55,54 @@ def output_format(read_as: str | None, *, wish: str | None, output: str | None) 
     return read_as if read_as is not None and FORMATS[read_as].writable else "PNG"
 
 
-def _format_named(suffix: str) -> str | None:
+def format_named(suffix: str) -> str | None:
+    """The format that a file's suffix (".jpg") stands for; None for any other ending."""
     matching = (name for name, facts in FORMATS.items() if suffix.lower() in facts.suffixes)
     return next(matching, None)
+
+
+def check_template(template: str) -> None:
+    """Refuse a ``--name`` that could not be filled in.
+
+    Raises:
+        UsageError: unknown fields, broken braces, or a path in place of a name.
+    """
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise UsageError(f"--name {template!r}: {error}") from error
+    for field in (part[1] for part in parts if part[1] is not None):
+        if field not in TEMPLATE_FIELDS:
+            near = difflib.get_close_matches(field, TEMPLATE_FIELDS, n=1)
+            known = ", ".join(TEMPLATE_FIELDS)
+            hint = f"did you mean {{{near[0]}}}?" if near else f"known are {known}"
+            raise UsageError(f"--name {template!r}: unknown field {{{field}}}; {hint}")
+    if not template or any(s in template for s in (os.sep, os.altsep) if s):
+        raise UsageError(f"--name {template!r} must be the name of a file; give its folder with -o")
+
+
+def fill_template(
+    template: str,
+    *,
+    source: Path,
+    model: str,
+    scale: float,
+    size_px: tuple[int, int],
+    suffix: str,
+) -> str:
+    """The file name that ``--name`` gives, with `suffix` when the template names no ``{ext}``."""
+    name = template.format_map(
+        {
+            "stem": source.stem,
+            "model": model,
+            "scale": f"{scale:g}",
+            "width": size_px[0],
+            "height": size_px[1],
+            "ext": suffix.lstrip("."),
+            "parent": source.absolute().parent.name,
+        }
+    )
+    return name if "{ext}" in template else name + suffix
 
 
 def output_path(
@@ -64,23 +113,25 @@ def output_path(
     model: str,
     size: str,
     several: bool,
+    name: str | None = None,
 ) -> Path:
     """The file that the enlarged `source` becomes.
 
     Args:
         output: ``-o``: a file, a folder (then the name is the source's own), or None for
             ``{stem}_{model}_{size}{suffix}`` beside the source.
+        name: the name to take in place of both; then `output` is a folder.
         several: more than one source, so `output` must be a folder.
 
     Raises:
         UsageError: the output would be the source itself, or one file for several sources.
     """
     if output is None:
-        path = source.with_name(f"{source.stem}_{model}_{size}{suffix}")
-    elif means_folder(output) or several:
+        path = source.with_name(name or f"{source.stem}_{model}_{size}{suffix}")
+    elif means_folder(output) or several or name is not None:
         if Path(output).is_file():
             raise UsageError(f"{output} is a file: give a folder for several pictures")
-        path = Path(output) / f"{source.stem}{suffix}"
+        path = Path(output) / (name or f"{source.stem}{suffix}")
     else:
         path = Path(output)
     # Not Path.resolve: before Python 3.13 it raises RuntimeError for links in a circle.

@@ -24,10 +24,10 @@ KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 FloatArray = npt.NDArray[np.floating]
 
-# Columns of output per dense product: at x4 it reads 32 + 5 inputs, which keeps the product small.
-_BLOCK_PX = 128
+# Outputs per dense product: at x4 it reads 8 + 5 inputs. Larger ones multiply by zeros.
+_BLOCK_PX = 32
 # Rows of the picture that are worked on at a time, so that temporaries stay in the cache.
-_BAND_PX = 256
+_BAND_PX = 64
 
 
 def _box(t: FloatArray) -> FloatArray:

@@ -38,7 +38,9 @@ MAX_HALO_PX = 32
 # cache. On one core with AMX the default model enlarges 0.35, 0.50, 0.38, 0.30 and 0.22 MP of input
 # a second in tiles of 128, 192, 256, 384 and 512 px.
 _MAX_TILE_PX = {"cpu": 192, "mps": 512, "cuda": 1024}
-_MAX_BATCH = {"cpu": 1, "mps": 4, "cuda": 16}
+# One by one on MPS: an array above 4 GiB there ends the process, and no error could be caught
+# (https://github.com/pytorch/pytorch/issues/143859).
+_MAX_BATCH = {"cpu": 1, "mps": 1, "cuda": 16}
 # Of the memory that is free now; the rest is for fragmentation and for others.
 _MEMORY_SHARE = 0.5
 
@@ -140,6 +142,14 @@ class TiledRunner:
             multiple=multiple,
         )
 
+    def time_tile(self, grid: TileGrid) -> float:
+        """Seconds that one tile of `grid` takes here, the first and slower run not counted."""
+        window = np.full((1, *grid.window_px, self._engine.channels), 0.5, dtype=np.float32)
+        self._engine.run(window)
+        started = time.perf_counter()
+        self._engine.run(window)
+        return time.perf_counter() - started
+
     def _automatic_tile_px(self) -> int:
         affordable_px = math.isqrt(int(self._affordable_px())) - 2 * self.halo_px
         tile_px = _MAX_TILE_PX[self.device.type]
@@ -157,7 +167,7 @@ class TiledRunner:
 
     def _lower_tile(self, grid: TileGrid) -> None:
         """Halve the tile after the memory was full; an explicit one is never changed."""
-        tile_px = max(span.core_stop - span.core_start for span in (*grid.rows, *grid.columns))
+        tile_px = grid.core_px
         if self._wished_tile_px is not None:
             raise OutOfMemoryError(
                 f"{self.device} has not enough memory for tiles of {self._wished_tile_px} px; "
@@ -188,7 +198,7 @@ class TiledRunner:
         """Compute every tile into `canvas`; False when the device's memory was full."""
         started = time.perf_counter()
         scale = self._engine.scale
-        self.last_tile_px = max(s.core_stop - s.core_start for s in (*grid.rows, *grid.columns))
+        self.last_tile_px = grid.core_px
         self.last_waste = grid.waste
         done = 0
         for tiles in _batches(grid, batch_size):

@@ -81,6 +81,11 @@ class TileGrid:
         return self.rows[0].window_px, self.columns[0].window_px
 
     @property
+    def core_px(self) -> int:
+        """The longest side of any core."""
+        return max(span.core_stop - span.core_start for span in (*self.rows, *self.columns))
+
+    @property
     def waste(self) -> float:
         """Pixels shown to the network over pixels of the picture; 1.0 is the ideal."""
         shown_px = len(self) * self.window_px[0] * self.window_px[1]

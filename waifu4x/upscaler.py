@@ -25,6 +25,7 @@ from waifu4x.sizes import Target
 if TYPE_CHECKING:
     from waifu4x.checkpoints import Model
     from waifu4x.tiled import TiledRunner
+    from waifu4x.tiling import TileGrid
 
 _SHRUNK = "the output is smaller than the input: it was only resampled, by lanczos"
 
@@ -111,14 +112,38 @@ class Upscaler:
 
     def tiles(self, picture: Picture, target: Target) -> int:
         """How many tiles the first pass over `picture` takes; 0 when no network is used."""
+        grid = self._first_grid(picture, target)
+        return 0 if grid is None else len(grid)
+
+    def tile_px(self, picture: Picture, target: Target) -> int | None:
+        """The longest side of a tile of the first pass; None when no network is used."""
+        grid = self._first_grid(picture, target)
+        return None if grid is None else grid.core_px
+
+    def estimate_s(self, picture: Picture, target: Target) -> float:
+        """About how long the network takes for `picture`, in seconds, from timing one tile here."""
+        grid = self._first_grid(picture, target)
+        if grid is None or self.runner is None:
+            return 0.0
+        upsampled = not isinstance(self.model, str) and self.model.pre_upsampled
+        shown: list[float] = []  # how many times the picture's pixels each pass shows the network
+        growth = 1.0
+        for factor in self.passes(target.factor(picture.width_px, picture.height_px)):
+            shown.append(growth * (factor**2 if upsampled else 1.0))
+            growth *= factor**2
+        planes = 1 if _is_flat(picture.alpha) else 2
+        first_s = len(grid) * self.runner.time_tile(grid)
+        return planes * first_s * sum(shown) / shown[0]
+
+    def _first_grid(self, picture: Picture, target: Target) -> TileGrid | None:
         passes = self.passes(target.factor(picture.width_px, picture.height_px))
         if self.runner is None or isinstance(self.model, str) or not passes:
-            return 0
+            return None
         first = passes[0] if self.model.pre_upsampled else 1.0
         multiple = self.model.size_multiple
         sides_px = (round(n * first) for n in (picture.height_px, picture.width_px))
         height_px, width_px = (n + -n % multiple for n in sides_px)
-        return len(self.runner.plan(height_px, width_px))
+        return self.runner.plan(height_px, width_px)
 
     def memory_bytes(self, picture: Picture, size_px: tuple[int, int]) -> int:
         """Main memory that `upscale` takes at its peak beside the network's own, estimated.

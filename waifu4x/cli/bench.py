@@ -24,7 +24,7 @@ def bench(
     device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
     protocol: Annotated[
-        str, typer.Option(help="rgb8, rgb8-float-y or luma; see the documentation.")
+        str, typer.Option(help="What is shrunk and what is rounded; see below.")
     ] = "rgb8",
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per model and folder.")
@@ -32,14 +32,23 @@ def bench(
 ) -> None:
     """Measure Y-PSNR: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
 
+    The protocols: rgb8 shrinks 8-bit RGB and rounds luma, as MATLAB scripts do; rgb8-float-y does
+    not round luma (BasicSR); luma shrinks unrounded luma (the scripts of SRCNN and VDSR).
+
     Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
     """
     from waifu4x.bench import protocol as protocols
+    from waifu4x.cli.allocator import keep_large_blocks
     from waifu4x.models import open_upscaler
 
+    keep_large_blocks()
     names = list(dict.fromkeys(["bicubic", *(model or [catalog.DEFAULT_MODEL])]))
     for name in names:
-        upscaler = open_upscaler(name, device=device, precision=precision)
+        # The baseline is no network, and has neither device nor precision.
+        if name == "bicubic":
+            upscaler = open_upscaler(name)
+        else:
+            upscaler = open_upscaler(name, device=device, precision=precision)
         for folder in folders:
             measured = protocols.measure(upscaler, folder, scale=scale, protocol=protocol)
             if as_json:

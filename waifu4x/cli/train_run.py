@@ -19,7 +19,14 @@ from waifu4x.cli.console import say, stderr
 from waifu4x.errors import OutOfMemoryError, UsageError
 from waifu4x.train import card, recipe
 from waifu4x.train.data import PairCache, open_cache
-from waifu4x.train.loop import Report, Trainer, check, validation_pairs
+from waifu4x.train.loop import (
+    CHECKPOINT_NAME,
+    Report,
+    Trainer,
+    check,
+    training_dtype,
+    validation_pairs,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,13 @@ def _check(request: Request, chosen: recipe.Recipe) -> None:
     """Everything that can be refused before pictures are decoded and hours are spent."""
     weights.check_name(request.name)
     check(chosen)
-    devices.pick_dtype(request.precision, devices.pick(request.device))
+    training_dtype(request.precision, devices.pick(request.device))
+    begun = (request.run_folder / CHECKPOINT_NAME).is_file()
+    if not begun and any(request.name == row.name for row in weights.user_rows()):
+        raise UsageError(
+            f"you have a model called {request.name} already: give another --name, or remove it "
+            f"(waifu4x models remove {request.name})"
+        )
     if min(request.report_every, request.validate_every) < 1:
         raise UsageError("--report-every and --validate-every are 1 step or more")
     if request.validation is None:

@@ -109,6 +109,14 @@ def upscale(
         bool,
         typer.Option("--strip-metadata", help="Drop EXIF, XMP and DPI.", rich_help_panel=_FILES),
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Of the output: {stem} {model} {scale} {width} {height} {ext} {parent}.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=_FILES),
@@ -129,7 +137,7 @@ def upscale(
     ] = "auto",
     gpu: Annotated[
         int | None,
-        typer.Option("-g", "--gpu", help="CUDA device N; -1 is the CPU.", rich_help_panel=_SPEED),
+        typer.Option("-g", "--gpu", help="GPU number N; -1 is the CPU.", rich_help_panel=_SPEED),
     ] = None,
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "bf16"],
@@ -169,10 +177,11 @@ def upscale(
     if gpu is not None:
         if device != "auto":
             raise UsageError("give --device or -g, not both")
-        device = "cpu" if gpu == -1 else f"cuda:{gpu}"
+        device = "cpu" if gpu == -1 else f"gpu:{gpu}"
     request = upscale_run.Request(
         inputs=(*(inputs or ()), *(more_inputs or ())),
         output=output,
+        name=name,
         model=model,
         target=Target(
             scale=scale,

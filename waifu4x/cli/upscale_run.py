@@ -13,6 +13,7 @@ from PIL import ImageColor
 
 from waifu4x import memory, naming, pictures
 from waifu4x.cli import outputs
+from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.outputs import Claims
 from waifu4x.cli.reporter import Reporter
 from waifu4x.errors import (
@@ -48,6 +49,7 @@ class Request:
 
     inputs: tuple[str, ...]
     output: str | None
+    name: str | None
     model: str
     target: Target
     options: Options
@@ -67,7 +69,7 @@ class Request:
     @property
     def named_output(self) -> str | None:
         """``-o`` where it can name a file, and so its suffix a format."""
-        return None if self.several else self.output
+        return None if self.several or self.name is not None else self.output
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -85,6 +87,7 @@ def run(request: Request, reporter: Reporter, *, dry_run: bool) -> list[Waifu4xE
         Waifu4xError: nothing can be done for any input, so nothing was.
     """
     _check(request, reporter)
+    keep_large_blocks()
     failed: list[Waifu4xError] = []
     claims = Claims.of(source for source in request.inputs if source != STREAM)
     with reporter.job(len(request.inputs)):
@@ -106,10 +109,9 @@ def run(request: Request, reporter: Reporter, *, dry_run: bool) -> list[Waifu4xE
                     reporter.say(f"{job.target} exists: skipped (--overwrite replaces it)")
                     reporter.outcome({**job.facts, "status": "skipped"})
                 elif dry_run:
-                    reporter.say(job.describe(upscaler, request.target))
-                    reporter.outcome(
-                        {**job.facts, **job.costs(upscaler, request.target), "status": "planned"}
-                    )
+                    costs = job.costs(upscaler, request.target)
+                    reporter.say(job.describe(costs))
+                    reporter.outcome({**job.facts, **costs, "status": "planned"})
                 else:
                     _do(job, request, upscaler, reporter, number=number)
             except (Waifu4xError, MemoryError) as caught:
@@ -135,6 +137,11 @@ def _check(request: Request, reporter: Reporter) -> None:
         raise UsageError("standard input is a terminal, or closed: redirect a picture into it")
     if request.several and request.output is not None and os.path.isfile(request.output):
         raise UsageError(f"{request.output} is a file: give a folder for several pictures")
+    if request.name is not None:
+        naming.check_template(request.name)
+        output = request.output or ""
+        if naming.format_named(Path(output).suffix) and not naming.means_folder(output):
+            raise UsageError("give the output's name by -o FILE or by --name, not both")
     # A wrong suffix or quality is known now; no input has to be read for it.
     encoding = request.encoding
     check_writable_as(
@@ -182,16 +189,21 @@ class _Job:
         return f"{self.source} {before} → {where} {after}"
 
     def costs(self, upscaler: Upscaler, target: Target) -> dict[str, Any]:
-        tiles = upscaler.tiles(self.picture, target)
-        return {"tiles": tiles, "memory_bytes": self.memory_bytes}
+        return {
+            "tiles": upscaler.tiles(self.picture, target),
+            "tile": upscaler.tile_px(self.picture, target),
+            "memory_bytes": self.memory_bytes,
+            "estimated_s": round(upscaler.estimate_s(self.picture, target), 2),
+        }
 
-    def describe(self, upscaler: Upscaler, target: Target) -> str:
+    def describe(self, costs: dict[str, Any]) -> str:
         passes = " · ".join(f"{factor:g}x" for factor in self.passes) or "none, only resampling"
-        tiles = upscaler.tiles(self.picture, target)
-        cut = f", first pass in {tiles} tile{'s' if tiles > 1 else ''}" if tiles else ""
+        tiles = f"{costs['tiles']} tile{'s' if costs['tiles'] > 1 else ''}"
+        cut = f", first pass in {tiles} of up to {costs['tile']} px" if costs["tiles"] else ""
+        network = f" and {costs['estimated_s']:.1f} s in the network" if self.passes else ""
         return (
             f"{self.arrow}: passes {passes}{cut}, about "
-            f"{self.memory_bytes / 2**20:.0f} MiB of memory"
+            f"{self.memory_bytes / 2**20:.0f} MiB of memory{network}"
         )
 
 
@@ -216,7 +228,7 @@ def _plan(source: str, request: Request, upscaler: Upscaler, claims: Claims) -> 
         lossless=encoding.lossless,
         background=encoding.background,
     )
-    target = _target(source, request, upscaler, format=format, size_px=size_px)
+    target = _target(source, request, upscaler, picture, format=format, size_px=size_px)
     if target is not None:
         claims.claim(target, source)
     job = _Job(
@@ -252,6 +264,7 @@ def _target(
     source: str,
     request: Request,
     upscaler: Upscaler,
+    picture: Picture,
     *,
     format: str,
     size_px: tuple[int, int],
@@ -259,10 +272,22 @@ def _target(
     if request.output == STREAM or (request.output is None and source == STREAM):
         return None
     path = Path("stdin" if source == STREAM else source)
+    suffix = naming.suffix_for(format, source=path, wish=request.encoding.format)
+    name = None
+    if request.name is not None:
+        name = naming.fill_template(
+            request.name,
+            source=path,
+            model=upscaler.name,
+            scale=request.target.factor(picture.width_px, picture.height_px),
+            size_px=size_px,
+            suffix=suffix,
+        )
     return naming.output_path(
         path,
         request.output,
-        suffix=naming.suffix_for(format, source=path, wish=request.encoding.format),
+        suffix=suffix,
+        name=name,
         model=upscaler.name,
         size=naming.size_label(request.target, size_px),
         several=request.several,

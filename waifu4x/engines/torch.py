@@ -36,7 +36,7 @@ class TorchEngine:
     def run(self, batch: FloatArray) -> FloatArray:
         """See `Engine.run`."""
         x = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device).permute(0, 3, 1, 2)
-        with devices.autocast(self.device, self._dtype):
+        with devices.autocast(self.device, self._dtype), devices.true_fp32(self.device):
             y: torch.Tensor = self._network(x)
         return y.permute(0, 2, 3, 1).float().cpu().contiguous().numpy()
 

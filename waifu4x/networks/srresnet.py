@@ -134,9 +134,10 @@ class SRResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.prelu_in(self.conv_in(x))
         features = features + self._middle(self.blocks(features))
-        y = self.conv_out(self.up(features))
-        # There is no skip at the end; the range is at least mapped in float32.
-        y = y.to(torch.promote_types(x.dtype, torch.float32))
+        features = self.up(features).to(torch.promote_types(x.dtype, torch.float32))
+        # There is no skip, so what this layer gives is the picture: in bf16 it would have 8 bits.
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.conv_out(features)
         if self.config.output == "tanh":
             y = torch.tanh(y)
         return y if self.config.output == "unit" else (y + 1.0) / 2.0

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +47,19 @@ class PairCache:
     lr: Uint8Array
     skipped: tuple[str, ...]
 
+    @cached_property
+    def _starts_px(self) -> npt.NDArray[np.int64]:
+        """How many low-resolution pixels lie before each picture."""
+        areas_px = np.prod(self.sizes_px, axis=1)
+        return np.cumsum(areas_px) - areas_px
+
     def __len__(self) -> int:
         return len(self.sizes_px)
 
     def pair(self, number: int) -> tuple[Uint8Array, Uint8Array]:
         """The low- and the high-resolution picture `number`: (h, w, 3) and (s·h, s·w, 3)."""
         height, width = (int(v) for v in self.sizes_px[number])
-        before_px = int(np.prod(self.sizes_px[:number], axis=1).sum())
-        area_px, s = height * width, self.scale
+        before_px, area_px, s = int(self._starts_px[number]), height * width, self.scale
         lr = self.lr[3 * before_px : 3 * (before_px + area_px)]
         hr = self.hr[3 * s * s * before_px : 3 * s * s * (before_px + area_px)]
         return lr.reshape(height, width, 3), hr.reshape(height * s, width * s, 3)

@@ -82,6 +82,20 @@ def check(recipe: Recipe) -> None:
     _build(recipe)
 
 
+def training_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """As `devices.pick_dtype`, but never fp16, in which the gradient of a mean underflows.
+
+    Raises:
+        UsageError: fp16 was asked for, or no such precision.
+    """
+    dtype = devices.pick_dtype(wish, device)
+    if dtype != torch.float16:
+        return dtype
+    if wish == "fp16":
+        raise UsageError("training in fp16 loses its gradients: use --precision auto or fp32")
+    return torch.float32
+
+
 def _pixel_loss(recipe: Recipe) -> nn.Module:
     if recipe.loss.pixel not in PIXEL_LOSSES:
         raise UsageError(
@@ -134,7 +148,7 @@ class Trainer:
         self.recipe = recipe
         self.run_folder = run_folder
         self.device = devices.pick(device)
-        self.dtype = devices.pick_dtype(precision, self.device)
+        self.dtype = training_dtype(precision, self.device)
         self._validation = validation
         self._loss = _pixel_loss(recipe)
         self._in_step = False
