@@ -737,3 +737,11 @@ def test_a_missing_folder_and_a_folder_as_target(tmp_path: Path) -> None:
         write(Picture(pixels=_smooth()), tmp_path / "no" / "out.png")
     with pytest.raises(PictureWriteError, match="is a folder"):
         write(Picture(pixels=_smooth()), tmp_path, format="PNG")
+
+
+def test_paths_may_be_plain_text(tmp_path: Path) -> None:
+    picture = Picture(pixels=np.zeros((2, 3, 3), dtype=np.uint8))
+    write(picture, f"{tmp_path}/a.png")
+    assert read(f"{tmp_path}/a.png").width_px == 3
+    with pytest.raises(PictureReadError, match="does not exist"):
+        read(f"{tmp_path}/b.png")

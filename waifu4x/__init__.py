@@ -3,9 +3,9 @@
     import waifu4x
 
     upscaler = waifu4x.open_upscaler()                      # the model that ships in the box
-    picture = waifu4x.read(Path("meme.png"))
+    picture = waifu4x.read("meme.png")
     larger, facts = upscaler.upscale(picture, waifu4x.Target(scale=4))
-    waifu4x.write(larger, Path("meme_4x.png"))
+    waifu4x.write(larger, "meme_4x.png")
 
 Everything named in `__all__` is public. Names are loaded when they are first used, so that
 ``import waifu4x`` is instant and does not import torch.

@@ -9,6 +9,7 @@ import functools
 import io
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ _X_RESOLUTION_TAG, _Y_RESOLUTION_TAG, _RESOLUTION_UNIT_TAG = 282, 283, 296
 _SIZE_TAGS = ((256, 257), (40962, 40963))
 _PROFILE_SPACES = {b"RGB ": "RGB", b"GRAY": "GRAY", b"CMYK": "CMYK"}
 _CM_PER_INCH = 2.54
+# Pillow stores RGB in four bytes per pixel: whole pictures would be twice more in memory.
+_BAND_ROWS = 256
 
 # In a TIFF these tell how the pixels are stored or belong to other features of the file (tiles,
 # sub-pictures, XMP, Photoshop, IPTC, ICC, GeoTIFF, whose map coordinates scaling would make wrong).
@@ -169,7 +172,7 @@ def to_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
 
     Raises ValueError when the profile cannot be used for such pixels.
     """
-    return _transform(pixels, profile, srgb_profile())[..., : pixels.shape[2]]
+    return _transform(pixels, profile, srgb_profile())
 
 
 def from_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
@@ -179,13 +182,13 @@ def from_srgb(pixels: np.ndarray, profile: bytes) -> np.ndarray:
 
 def cmyk_to_srgb(image: Image.Image, profile: bytes) -> np.ndarray:
     """A picture of Pillow's mode CMYK to (H, W, 3) uint8 sRGB. Raises ValueError as `to_srgb`."""
-    return _transform_8_bit(image, profile, srgb_profile())
+    return _transform_image(image, profile)
 
 
 def lab_to_srgb(image: Image.Image) -> np.ndarray:
     """A picture of Pillow's mode LAB (D50, 8 bits) to (H, W, 3) uint8 sRGB."""
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    return _transform_8_bit(image, lab, srgb_profile())
+    return _transform_image(image, lab)
 
 
 def is_srgb(profile: bytes, *, gray: bool = False) -> bool:
@@ -207,28 +210,29 @@ def survives_srgb(pixels: np.ndarray, srgb: np.ndarray, profile: bytes) -> bool:
     Differences count as lightness: near black one step of sRGB is many of a plain-gamma space.
     """
     back = from_srgb(srgb, profile)
-    if pixels.dtype == np.uint16:
-        pixels, back = (pixels >> 8).astype(np.uint8), (back >> 8).astype(np.uint8)
     luminance = (np.arange(256) / 255.0) ** 2.2
     lightness = np.where(
         luminance > 216 / 24389, 116.0 * np.cbrt(luminance) - 16.0, luminance * 24389 / 27
     ).astype(np.float32)
-    return all(
-        bool((np.abs(lightness[pixels[..., c]] - lightness[back[..., c]]) <= 1.25).all())
-        for c in range(3)
-    )
+    shift = 8 * (pixels.itemsize - 1)
+    for rows in _bands(len(pixels)):
+        there, again = pixels[rows] >> shift, back[rows] >> shift
+        if (np.abs(lightness[there] - lightness[again]) > 1.25).any():
+            return False
+    return True
 
 
 def _transform(pixels: np.ndarray, source: bytes, target: bytes) -> np.ndarray:
     gray = pixels.shape[2] == 1
-    squeezed = np.ascontiguousarray(pixels[..., 0] if gray else pixels)
+    plane = pixels[..., 0] if gray else pixels
     if pixels.dtype == np.uint8:
-        return _transform_8_bit(Image.fromarray(squeezed), source, target)
+        bands = (Image.fromarray(plane[rows]) for rows in _bands(len(pixels)))
+        return _transform_8_bit(bands, source, target, shape=pixels.shape)
     import imagecodecs
 
     try:
-        return imagecodecs.cms_transform(
-            squeezed,
+        converted = imagecodecs.cms_transform(
+            np.ascontiguousarray(plane),
             source,
             target,
             colorspace="gray" if gray else "rgb",
@@ -238,20 +242,41 @@ def _transform(pixels: np.ndarray, source: bytes, target: bytes) -> np.ndarray:
         )
     except RuntimeError as error:
         raise ValueError(f"the ICC profile cannot be used: {error}") from error
+    return converted[..., : pixels.shape[2]]
 
 
-def _transform_8_bit(image: Image.Image, source: bytes, target: bytes) -> np.ndarray:
+def _transform_image(image: Image.Image, source: bytes) -> np.ndarray:
+    """A picture of any mode that littleCMS knows to (H, W, 3) uint8 sRGB."""
+    bands = (image.crop((0, rows.start, image.width, rows.stop)) for rows in _bands(image.height))
+    shape = (image.height, image.width, 3)
+    return _transform_8_bit(bands, source, srgb_profile(), shape=shape)
+
+
+def _bands(height_px: int) -> Iterator[slice]:
+    for top in range(0, height_px, _BAND_ROWS):
+        yield slice(top, min(top + _BAND_ROWS, height_px))
+
+
+def _transform_8_bit(
+    bands: Iterator[Image.Image], source: bytes, target: bytes, *, shape: tuple[int, ...]
+) -> np.ndarray:
+    """Convert `bands`, one below the other, of one mode, to (H, W, C) uint8 = `shape`."""
+    converted = np.empty(shape, dtype=np.uint8)
+    transform = None
     try:
-        transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(source)),
-            ImageCms.ImageCmsProfile(io.BytesIO(target)),
-            image.mode,
-            "RGB",
-            ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-        converted = ImageCms.applyTransform(image, transform)
+        for rows, band in zip(_bands(shape[0]), bands, strict=True):
+            if transform is None:
+                transform = ImageCms.buildTransform(
+                    ImageCms.ImageCmsProfile(io.BytesIO(source)),
+                    ImageCms.ImageCmsProfile(io.BytesIO(target)),
+                    band.mode,
+                    "RGB",
+                    ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                    ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                )
+            done = ImageCms.applyTransform(band, transform)
+            # Gray becomes three equal channels, of which one is kept.
+            converted[rows] = np.asarray(done)[..., : shape[2]]
     except (ImageCms.PyCMSError, OSError, TypeError) as error:
         raise ValueError(f"the ICC profile cannot be used: {error}") from error
-    assert converted is not None
-    return np.asarray(converted)
+    return converted

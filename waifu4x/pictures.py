@@ -98,15 +98,15 @@ class Picture:
         )
 
 
-def read(source: Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode the picture in a file, in bytes or in a binary stream (read to its end).
+def read(source: str | Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode the picture in a file (a text is its path), in bytes or in a stream, read to its end.
 
     Orientation is applied. Colour is converted to sRGB (see `Picture.in_profile_space`). Raises
     PictureReadError, and nothing else, for whatever is wrong with the source: it is missing, no
     regular file, empty, no picture of a known format, damaged, cut off, or has more than
     `max_pixels` pixels (known from its header, before anything is decoded).
     """
-    with opened(source) as stream:
+    with opened(Path(source) if isinstance(source, str) else source) as stream:
         return upright(decoders.decode(stream, max_pixels=max_pixels))
 
 
@@ -185,7 +185,7 @@ def encoding(name: str) -> Iterator[None]:
 
 def write(
     picture: Picture,
-    target: Path,
+    target: str | Path,
     *,
     format: str | None = None,
     quality: int | None = None,
@@ -198,6 +198,7 @@ def write(
     format: by default what the suffix of `target` says. Raises what `encode` raises; after any
     error an existing `target` is guaranteed to be untouched.
     """
+    target = Path(target)
     data = encode(
         picture,
         format=format if format is not None else format_of(target.name),
