@@ -745,3 +745,22 @@ def test_paths_may_be_plain_text(tmp_path: Path) -> None:
     assert read(f"{tmp_path}/a.png").width_px == 3
     with pytest.raises(PictureReadError, match="does not exist"):
         read(f"{tmp_path}/b.png")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LAB"])
+def test_converting_band_by_band_is_converting_at_once(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """600 rows are two whole bands and a part of one."""
+    samples = np.random.default_rng(0).integers(0, 256, (600, 9, 3), dtype=np.uint8)
+
+    def convert() -> np.ndarray:
+        if mode == "RGB":
+            return metadata.to_srgb(samples, _profile("adobergb"))
+        return metadata.lab_to_srgb(Image.frombytes("LAB", (9, 600), samples.tobytes()))
+
+    in_bands = convert()
+    monkeypatch.setattr(metadata, "_BAND_ROWS", 1000)
+    np.testing.assert_array_equal(in_bands, convert())
+    assert in_bands.shape == (600, 9, 3)
+    assert not np.array_equal(in_bands, samples)

@@ -162,8 +162,10 @@ class Upscaler:
         # The integers, and in encoding their compressed form, which can be as large.
         need_bytes = 2 * output_px * (channels + (picture.alpha is not None)) * bytes_each
         if not (rgb and plain and canvas_px == output_px):
-            # A float canvas, what it is resampled to, and one temporary of that size.
-            need_bytes += 4 * channels * (canvas_px + 2 * output_px)
+            # After a network: its float canvas, what that is resampled to, and a temporary of that
+            # size; a kernel alone has one float picture.
+            floats_px = canvas_px + 2 * output_px if passes else output_px + canvas_px
+            need_bytes += 4 * channels * floats_px
         return need_bytes
 
     def upscale(
