@@ -87,7 +87,7 @@ def upscale(
         typer.Option(
             "-f",
             "--format",
-            help="png, jpg, webp, avif, tiff or bmp. Default: the input's.",
+            help="png, jpg, webp, avif, tiff, bmp or gif. Default: the input's.",
             rich_help_panel=_FILES,
         ),
     ] = None,
