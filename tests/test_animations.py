@@ -786,6 +786,31 @@ def test_too_many_pixels_are_refused_before_decoding(kind: str) -> None:
         read(data, max_pixels=total - 1)
 
 
+def test_one_frame_is_limited_like_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger limit is for all frames together, not for a still or one of two."""
+    monkeypatch.setattr("waifu4x.pictures.MAX_PIXELS", 100)
+    for kind in (*ANIMATED, "TIFF"):
+        data = _samples()[kind]
+        side = max(f.width_px * f.height_px for f in read(data, max_pixels=10**6).frames)
+        monkeypatch.setattr("waifu4x.pictures.MAX_PIXELS", side)
+        assert len(read(data).frames) == 5
+        monkeypatch.setattr("waifu4x.pictures.MAX_PIXELS", side - 1)
+        with pytest.raises(PictureReadError, match=rf"of {side:,} pixels.*--max-pixels"):
+            read(data)
+    still = pictures.encode(_frames(1)[0], format="PNG")
+    monkeypatch.setattr("waifu4x.pictures.MAX_PIXELS", 10)
+    with pytest.raises(PictureReadError, match="limit of 10"):
+        read(still)
+
+
+def test_deep_frames_of_avif_are_told() -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    frames = np.full((3, 16, 16, 3), 700, dtype=np.uint16)
+    data = imagecodecs.avif_encode(frames, level=90, bitspersample=10)
+    assert count_frames(data) == 3
+    assert all("10-bit" in frame.notes[0] for frame in read(data).frames)
+
+
 def test_bombs_are_refused_by_their_headers() -> None:
     tiny = _part(_full(1, 1, 1))
     many = _gif(*[tiny] * 30, size=(65_535, 65_535))

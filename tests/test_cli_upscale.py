@@ -21,7 +21,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from waifu4x import checkpoints, pictures
-from waifu4x.cli import outputs, upscale_run
+from waifu4x.batch import outputs
+from waifu4x.cli import upscale_run
 from waifu4x.cli.app import app
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.formats import FORMATS
@@ -167,7 +168,7 @@ def test_several_inputs_into_a_new_folder(place: Path, tmp_path: Path, end: str)
     noise(seed=1).save(place / "b.jpg")
     done = nearest(place / "a.png", "-i", place / "b.jpg", "-o", f"{tmp_path}/new{end}")
     assert done.exit_code == 0
-    assert names(tmp_path / "new") == ["a.png", "b.jpg"]
+    assert names(tmp_path / "new") == [".waifu4x", "a.png", "b.jpg"]
 
 
 def test_several_inputs_and_a_file_are_refused_at_once(place: Path, tmp_path: Path) -> None:
@@ -334,7 +335,7 @@ def test_existing_outputs_are_skipped_unless_told(place: Path) -> None:
     target.write_bytes(b"mine")
     done = nearest(place / "a.png")
     assert (done.exit_code, target.read_bytes()) == (0, b"mine")
-    assert "exists: skipped (--overwrite replaces it)" in done.stderr
+    assert "exists (--overwrite replaces it): skipped" in done.stderr
     assert nearest(place / "a.png", "--overwrite").exit_code == 0
     assert size_of(target) == (64, 48)
 
@@ -365,10 +366,15 @@ def test_no_input_is_replaced_by_anothers_output(place: Path, tmp_path: Path) ->
 
 def test_two_inputs_never_become_one_file(place: Path, tmp_path: Path) -> None:
     noise(seed=1).save(place / "A.jpg")
-    done = nearest(place / "a.png", place / "A.jpg", "-f", "webp", "-o", tmp_path / "out")
-    assert done.exit_code == 3
-    assert "would both become" in done.stderr
-    assert names(tmp_path / "out") == ["a.webp"]
+    out = tmp_path / "out"
+    assert nearest(place / "a.png", place / "A.jpg", "-f", "webp", "-o", out).exit_code == 0
+    assert names(out) == [".waifu4x", "A.jpg.webp", "a.webp"]
+    again = nearest(place / "a.png", place / "A.jpg", "-f", "webp", "-o", out)
+    assert (again.exit_code, again.stderr.count("done before")) == (0, 3)
+    both = nearest(place / "a.png", place / "A.jpg", "--name", "{width}.png", "-o", out)
+    assert both.exit_code == 3
+    assert "would both become" in both.stderr
+    assert names(out) == [".waifu4x", "64.png", "A.jpg.webp", "a.webp"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop"])
@@ -443,7 +449,7 @@ def test_dry_run_writes_nothing_and_says_all(place: Path, tiny: Path, calls: lis
     for words in ("16×12 → ", "256×192", "passes 4x · 4x", "first pass in 1 tile of up to 16 px"):
         assert words in done.stderr
     assert re.search(r"about \d+ MiB of memory and \d+\.\d s in the network", done.stderr)
-    assert calls == [1, 1]  # a tile to warm up, and a tile to time
+    assert calls == [1] * len(calls), "tiles to warm up, and tiles to time, one by one"
     (facts,) = [
         json.loads(line)
         for line in run(
@@ -471,14 +477,15 @@ def test_json_is_all_that_is_on_stdout(place: Path, tiny: Path) -> None:
     done = nearest(*arguments)
     assert done.exit_code == 3
     facts = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["status"] for each in facts] == ["done", "failed", "skipped"]
-    first = facts[0]
+    # What needs no work is said before the work begins.
+    assert [each["status"] for each in facts] == ["failed", "skipped", "done"]
+    first = facts[2]
     assert first["input"] == str(place / "a.png")
     assert first["output"] == str(place / "a_nearest_4x.png")
     assert (first["input_size"], first["output_size"]) == ([16, 12], [64, 48])
     assert (first["format"], first["model"], first["notes"]) == ("PNG", "nearest", [])
-    assert set(first["seconds"]) == {"read", "network", "upscale", "write"}
-    assert "bad.png" in facts[1]["error"]
+    assert set(first["seconds"]) == {"read", "network", "upscale", "encode", "write"}
+    assert "bad.png" in facts[0]["error"]
 
 
 def test_quiet_says_nothing_but_errors(place: Path) -> None:
@@ -489,7 +496,8 @@ def test_quiet_says_nothing_but_errors(place: Path) -> None:
 
 def test_an_animation_says_that_it_was_cut(place: Path) -> None:
     noise().save(place / "b.gif", save_all=True, append_images=[noise(seed=1)])
-    assert "2 frames: only the first was enlarged" in nearest(place / "b.gif").stderr
+    assert "2 frames or pages: only the first" in nearest(place / "b.gif", "--first-frame").stderr
+    assert "--first-frame" in refused(nearest(place / "b.gif", "-f", "jpg"), code=1)
 
 
 # Streams.
@@ -518,7 +526,7 @@ def test_streams_that_cannot_be(place: Path) -> None:
     assert "only one picture" in refused(nearest(*both, "-o", "-"), code=2)
     assert "--json" in refused(nearest(place / "a.png", "-o", "-", "--json"), code=2)
     for content in (b"", b"junk"):
-        assert "on the stream" in refused(nearest("-", input=content), code=1)
+        assert "error: the picture is " in refused(nearest("-", input=content), code=1)
 
 
 def test_a_terminal_is_neither_read_nor_written(
@@ -604,12 +612,16 @@ def test_memory_that_runs_out_all_the_same(place: Path, monkeypatch: pytest.Monk
     def fail(*arguments: Any, **options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("waifu4x.upscaler.Upscaler.upscale", fail)
+    monkeypatch.setattr("waifu4x.upscaler.Upscaler.upscale_all", fail)
     assert "does not fit into memory" in refused(nearest(place / "a.png"), code=1)
 
 
-def test_a_folder_is_no_picture(place: Path) -> None:
-    assert "give its pictures" in refused(nearest(place), code=1)
+def test_a_folder_becomes_a_folder_beside_it(place: Path) -> None:
+    assert nearest(place).exit_code == 0
+    assert names(place) == ["a.png"]
+    assert names(place.with_name("place_nearest_4x")) == [".waifu4x", "a.png"]
+    assert nearest(place, "--width", "100").exit_code == 0
+    assert size_of(place.with_name("place_nearest_width100") / "a.png") == (100, 75)
 
 
 @pytest.mark.parametrize("model", ["nearst", "waifu4x-fest", "no-such.pth", "./no.safetensors"])

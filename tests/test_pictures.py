@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,27 @@ def test_16_bit_png_with_a_transparent_colour() -> None:
     assert np.argwhere(picture.alpha == 0).tolist() == [[0, 0]]
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("transparent", [False, True])
+def test_deep_avif_is_read_with_all_bits(bits: int, channels: int, transparent: bool) -> None:
+    """Pillow gives 8 bits of any AVIF, without a word."""
+    full = (1 << bits) - 1
+    ramp = np.tile(np.linspace(0, full, 64).astype("uint16" if bits > 8 else "uint8"), (8, 1))
+    planes = [ramp] * channels + [ramp[:, ::-1]] * transparent
+    samples = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+    data = imagecodecs.avif_encode(samples, level=100, bitspersample=bits, pixelformat="444")
+    picture = read(data)
+    assert picture.notes == ()
+    assert picture.depth_bits == (8 if bits == 8 else 16)
+    wanted = np.rint(ramp * ((255 if bits == 8 else 65535) / full))
+    step = np.iinfo(picture.pixels.dtype).max / full
+    assert np.abs(picture.pixels.astype(float) - wanted[..., None]).max() <= 2 * step + 1
+    assert (picture.alpha is not None) == transparent
+    if picture.alpha is not None:
+        np.testing.assert_allclose(picture.alpha, wanted[:, ::-1], atol=1)
+
+
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF", "BMP"])
 def test_16_bits_are_rounded_not_wrapped_where_8_are_all(format: str) -> None:
     deep = _smooth().astype(np.uint16) * 257
@@ -376,6 +398,36 @@ def test_metadata_travels_and_is_corrected(source: str, target: str) -> None:
     assert (back.xmp, back.dpi) == (None, None)
     assert b"Maker" not in bare
     assert b"dc:creator" not in bare
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_two_resolutions_of_a_tiff_turn_with_it(orientation: int) -> None:
+    """Pillow turns the pixels of a TIFF in loading them, but not these two numbers."""
+    exif = _exif(orientation)
+    exif[282], exif[283], exif[296] = 200.0, 100.0, 2
+    picture = read(_saved(Image.fromarray(_smooth()), "TIFF", exif=exif))
+    assert picture.dpi == ((200.0, 100.0) if orientation < 5 else (100.0, 200.0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_a_row_of_pixels_leaves_plain_memory(
+    shape: tuple[int, int], orientation: int
+) -> None:
+    """Strides of a side of one pixel mean nothing to NumPy, but imagecodecs refuses odd ones."""
+    turned = metadata.apply_orientation(_noise(*shape, 3), orientation)
+    assert turned.strides == (3 * turned.shape[1], 3, 1)
+
+
+def test_thumbnails_in_xmp_are_found_in_little_time() -> None:
+    start, end = b"<xmp:Thumbnails>", b"</xmp:Thumbnails>"
+    hostile = b"<x>" + start * 50_000
+    packet = hostile + end + b"<a/>" + start + b"1" + end + b"<b/><xmp:ThumbnailsOf/>" + start
+    began = time.perf_counter()
+    found = metadata.xmp_for(packet, width_px=1, height_px=1)
+    assert metadata.xmp_for(hostile, width_px=1, height_px=1) == hostile
+    assert time.perf_counter() - began < 2
+    assert found == b"<x><a/><b/><xmp:ThumbnailsOf/>" + start
 
 
 def test_the_thumbnail_goes() -> None:
@@ -517,6 +569,18 @@ def test_cmyk_without_profile_is_told() -> None:
     picture = read(_saved(Image.fromarray(_smooth()).convert("CMYK"), "TIFF"))
     assert "plain formula" in picture.notes[0]
     np.testing.assert_array_equal(picture.pixels, _smooth())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_gray_is_converted_by_the_curve_itself(dtype: str) -> None:
+    """LittleCMS would put 33 points in the place of linear light: 5 levels off near black."""
+    full = np.iinfo(dtype).max
+    levels = np.arange(full + 1, dtype=dtype).reshape(-1, 256, 1)
+    linear = levels / full
+    wanted = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    found = metadata.to_srgb(levels, imagecodecs.cms_profile("gray", gamma=1.0))
+    assert (found.shape, found.dtype) == (levels.shape, levels.dtype)
+    assert np.abs(found / full - wanted).max() * 255 < 0.6
 
 
 # ----------------------------------------------------------------------------------- transparency

@@ -270,43 +270,21 @@ def test_what_means_a_folder(tmp_path: Path) -> None:
     assert not naming.means_folder(str(tmp_path / "file"))
 
 
-def path_of(source: Path, output: str | None, *, several: bool = False) -> Path:
-    return naming.output_path(
-        source, output, suffix=".png", model="fast", size="4x", several=several
-    )
-
-
-def test_output_paths(tmp_path: Path) -> None:
-    source = tmp_path / "memes" / "cat.photo.jpg"
-    assert path_of(source, None) == tmp_path / "memes" / "cat.photo_fast_4x.png"
-    assert path_of(source, str(tmp_path)) == tmp_path / "cat.photo.png"
-    assert path_of(source, "big/") == Path("big/cat.photo.png")
-    assert path_of(source, "new.webp") == Path("new.webp")
-    assert path_of(source, "big", several=True) == Path("big/cat.photo.png")
-    assert path_of(Path("-x.png"), None) == Path("-x_fast_4x.png")
-
-
 def test_an_output_is_never_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "cat.png"
     source.write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    for output in ("cat.png", "./cat.png", str(tmp_path / "x" / ".." / "cat.png"), ".", "./"):
+    for output in ("cat.png", "./cat.png", str(tmp_path / "x" / ".." / "cat.png")):
         with pytest.raises(UsageError, match="is the input itself"):
-            path_of(source, output)
+            naming.refuse_input(Path(output), source)
     with pytest.raises(UsageError, match="is the input itself"):
-        path_of(Path("cat.png"), str(source))
+        naming.refuse_input(source, Path("cat.png"))
     (tmp_path / "link.png").symlink_to(source)
     with pytest.raises(UsageError, match="is the input itself"):
-        path_of(source, "link.png")
+        naming.refuse_input(Path("link.png"), source)
     # As A.PNG is a.png on Windows and macOS: another name of the same file.
     os.link(source, tmp_path / "other.png")
     with pytest.raises(UsageError, match="is the input itself"):
-        path_of(source, "other.png")
+        naming.refuse_input(Path("other.png"), source)
     # Neither exists: pictures from stdin have no file.
-    assert path_of(Path("stdin"), "out.png") == Path("out.png")
-
-
-def test_one_file_for_several_pictures_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "one.png").write_bytes(b"")
-    with pytest.raises(UsageError, match="give a folder for several pictures"):
-        path_of(tmp_path / "a.png", str(tmp_path / "one.png"), several=True)
+    naming.refuse_input(Path("out.png"), Path("stdin"))

@@ -289,6 +289,43 @@ def test_several_tiles_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch) ->
     assert [n for n, _, _ in network.sizes if n > 1] == [5, 5, 5]  # 16 tiles: 5, 5, 5 and 1
 
 
+@pytest.mark.parametrize("config", [CONFIGS[8], CONFIGS[2], UNSHUFFLED], ids=str)
+def test_several_pictures_give_what_each_gives_alone(
+    monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
+    model = model_of(config)
+    images = [noise(37, 50, config.channels_in, seed=k) for k in range(4)]
+    alone = [run(model, image, tile_px=20) for image in images]
+    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 5)
+    runner = TiledRunner(model, device="cpu", precision="fp32", tile_px=20)
+    together = runner.run_all(images)
+    assert len(together) == 4
+    for one, other in zip(together, alone, strict=True):
+        # Another order of summation, at most.
+        assert largest_difference(one, other) <= 1e-5
+    assert largest_difference(together[0], together[1]) > 0.1
+
+
+def test_several_pictures_go_into_their_canvases() -> None:
+    _, model = fake()
+    images = [noise(30, 41, 3, seed=k) for k in range(3)]
+    canvases = [Canvas((60, 82), channels=3, dtype=np.uint8) for _ in images]
+    shares: list[float] = []
+    results = TiledRunner(model, device="cpu", tile_px=41).run_all(
+        images, canvases=canvases, on_progress=shares.append
+    )
+    for result, canvas, image in zip(results, canvases, images, strict=True):
+        assert result is canvas.values
+        np.testing.assert_array_equal(result[::2, ::2], np.rint(image * 255).astype(np.uint8))
+    assert shares == [1 / 3, 2 / 3, 1.0]
+
+
+@pytest.mark.parametrize("images", [[], [noise(8, 8, 3), noise(8, 9, 3)]])
+def test_pictures_of_one_run_must_be_of_one_shape(images: list[npt.NDArray[np.float32]]) -> None:
+    with pytest.raises(ValueError, match="of one shape"):
+        TiledRunner(fake()[1], device="cpu").run_all(images)
+
+
 def test_tiles_shrink_with_the_memory_that_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     _, model = fake(receptive_radius_px=10)
     runner = TiledRunner(model, device="cpu", precision="fp32")
@@ -506,6 +543,27 @@ def test_an_automatic_precision_falls_back_to_fp32_for_the_spoiled_tiles(
     # Four tiles, and one of them twice.
     assert len([size for size in network.sizes if size[1] > 8]) == 5
     assert runner.precision == "bf16"
+
+
+def test_of_a_batch_only_the_spoiled_tiles_are_computed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def meddle(x: Tensor) -> Tensor | None:
+        if not torch.is_autocast_enabled("cpu"):
+            return torch.full((1,), 0.25)
+        spoiled = torch.zeros(x.shape[0], 3, 2 * x.shape[2], 2 * x.shape[3])
+        spoiled[x.amax(dim=(1, 2, 3)) > 0.9] = float("nan")
+        return spoiled
+
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device: True)
+    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 4)
+    network, model = fake(meddle)
+    image = half_bright() * np.float32(0.95)
+    result = TiledRunner(model, device="cpu", tile_px=32).run(image)[::2, ::2]
+    np.testing.assert_array_equal(result[32:], image[32:])
+    np.testing.assert_array_equal(result[:32, 32:], image[:32, 32:])
+    assert (result[:32, :32] == 1.0).all()  # 0.95 and what fp32 adds
+    assert [size for size in network.sizes if size[1] > 8] == [(4, 32, 32), (1, 32, 32)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

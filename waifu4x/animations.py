@@ -18,21 +18,14 @@ from waifu4x.errors import PictureError, PictureWriteError
 from waifu4x.failures import RefusedError
 from waifu4x.formats import FORMATS, format_of
 from waifu4x.pictures import Picture
-from waifu4x.sequences import Outline, apng, avif, gif, in_ticks, split, tiff, webp
+from waifu4x.sequences import apng, avif, gif, in_ticks, split, tiff, webp
+from waifu4x.sequences.outlines import check_limits, outline
 
 MAX_PIXELS = 4 * pictures.MAX_PIXELS
-"""The default limit of `read`, all frames together: a gigabyte as RGB."""
-MAX_FRAMES = 10_000
+"""The default limit of `read` for all frames together: a gigabyte as RGB."""
 ANIMATED = ("GIF", "PNG", "WEBP", "AVIF")
 """The formats that hold animations. The one that holds pages is TIFF."""
 
-_OUTLINES = {
-    "GIF": gif.outline,
-    "PNG": apng.outline,
-    "WEBP": webp.outline,
-    "AVIF": avif.outline,
-    "TIFF": tiff.outline,
-}
 _DECODERS = {"GIF": gif.decode, "PNG": apng.decode, "WEBP": webp.decode, "AVIF": avif.decode}
 
 
@@ -81,21 +74,28 @@ def count_frames(source: Path | bytes | BinaryIO) -> int:
     PictureReadError where the file cannot be opened, or where frames are missing.
     """
     with pictures.opened(source) as stream:
-        return _outline(stream)[1].frames
+        return outline(stream)[1].frames
 
 
-def read(source: Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> Animation:
+def read(source: Path | bytes | BinaryIO, *, max_pixels: int | None = None) -> Animation:
     """Decode all frames or all pages; a still picture comes as one page.
 
+    max_pixels: of all frames together; by default MAX_PIXELS, and `pictures.MAX_PIXELS` for each.
     Raises PictureReadError as `pictures.read` does, and where one of the frames is damaged or
-    missing, or they are more than MAX_FRAMES or have, together, more than `max_pixels` pixels
-    (known from the header, before anything is decoded).
+    missing, or they are more than `outlines.MAX_FRAMES`. Limits are compared with the header,
+    before anything is decoded.
     """
+    each = pictures.MAX_PIXELS if max_pixels is None else max_pixels
     with pictures.opened(source) as stream:
-        format, outline = _outline(stream)
-        _check_limits(outline, max_pixels)
+        format, found = outline(stream)
+        check_limits(found, MAX_PIXELS if max_pixels is None else max_pixels)
+        if found.frames > 1 and found.largest > each:
+            raise RefusedError(
+                f"has a frame or page of {found.largest:,} pixels, more than the limit of "
+                f"{each:,}; if that is meant to be, raise it with --max-pixels"
+            )
         stream.seek(0)
-        if format in _DECODERS and outline.frames > 1:
+        if format in _DECODERS and found.frames > 1:
             film = _DECODERS[format](stream)
             return Animation(
                 frames=_uprights(film.frames),
@@ -103,10 +103,10 @@ def read(source: Path | bytes | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> An
                 loop=film.plays,
                 format=format,
             )
-        if format == "TIFF" and outline.frames > 1:
-            stored = tiff.decode(stream, max_pixels=max_pixels)
+        if format == "TIFF" and found.frames > 1:
+            stored = tiff.decode(stream, max_pixels=each)
         else:
-            stored = [decoders.decode(stream, max_pixels=max_pixels)]
+            stored = [decoders.decode(stream, max_pixels=each)]
         frames = tuple(map(pictures.upright, stored))
         return Animation(frames=frames, format=stored[0].format, kind="pages")
 
@@ -239,36 +239,6 @@ def losses(animation: Animation, format: str, *, strip_metadata: bool = False) -
         if any(duration % 10 for duration in animation.durations_ms):
             found.append("GIF counts time in hundredths of a second: the durations were rounded")
     return tuple(dict.fromkeys(found))
-
-
-def _outline(stream: BinaryIO) -> tuple[str | None, Outline]:
-    """The format, where it is one of those with several pictures, and what the header says."""
-    head = stream.read(16)
-    stream.seek(0)
-    format = None
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        format = "GIF"
-    elif head.startswith(apng.SIGNATURE):
-        format = "PNG"
-    elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        format = "WEBP"
-    elif head[4:8] == b"ftyp":
-        format = "AVIF"
-    elif head.startswith(decoders.TIFF_MAGICS):
-        format = "TIFF"
-    return format, Outline() if format is None else _OUTLINES[format](stream)
-
-
-def _check_limits(outline: Outline, max_pixels: int) -> None:
-    if outline.frames > MAX_FRAMES:
-        raise RefusedError(
-            f"has {outline.frames:,} frames or pages, more than {MAX_FRAMES:,}: split it first"
-        )
-    if outline.frames > 1 and outline.pixels > max_pixels:
-        raise RefusedError(
-            f"has {outline.pixels:,} pixels in {outline.frames:,} frames or pages, more than the "
-            f"limit of {max_pixels:,}; if that is meant to be, raise it with --max-pixels"
-        )
 
 
 def _uprights(stored: list[decoders.Stored]) -> tuple[Picture, ...]:

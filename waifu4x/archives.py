@@ -150,8 +150,7 @@ class ArchiveWriter:
         try:
             self._archive.writestr(info, data)
         except OSError as error:
-            message = failures.write_failure(error, self._target, size_bytes=len(data))
-            raise PictureWriteError(message) from error
+            raise failures.write_error(error, self._target, size_bytes=len(data)) from error
         self._names.add(name)
 
 
@@ -169,7 +168,7 @@ def write_archive(target: Path) -> Iterator[ArchiveWriter]:
         ):
             yield ArchiveWriter(archive, target)
     except OSError as error:
-        raise PictureWriteError(failures.write_failure(error, target, size_bytes=0)) from error
+        raise failures.write_error(error, target, size_bytes=0) from error
 
 
 @contextmanager

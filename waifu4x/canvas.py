@@ -43,7 +43,9 @@ class Canvas:
 
 def to_unit(values: npt.NDArray) -> FloatArray:
     """uint8 or uint16 -> float32 in [0, 1], the type's maximum being 1."""
-    return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    floats = values.astype(np.float32)
+    floats /= np.float32(np.iinfo(values.dtype).max)
+    return floats
 
 
 def from_unit(values: npt.NDArray[np.floating], dtype: npt.DTypeLike) -> npt.NDArray:

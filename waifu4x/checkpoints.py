@@ -150,42 +150,48 @@ def _state(path: Path, content: object, *, sha256: str) -> dict[str, Tensor]:
         if inner is content:
             break
         content = inner
-    if not isinstance(content, Mapping) or not content:
+    if not isinstance(content, dict) or not content:
         fail(path, "holds no weights (no dict of tensors); get its state dict", sha256=sha256)
     if len(content) > MAX_TENSORS:
         fail(path, f"holds {len(content)} values, which no known network does", sha256=sha256)
     state: dict[str, Tensor] = {}
     total = 0
-    for key, tensor in content.items():
+    # Methods are the classes' own: a pickle can set attributes that hide those of its objects.
+    for key, tensor in dict.items(content):
         problem = _tensor_problem(key, tensor)
         if problem is not None:
             fail(path, problem, sha256=sha256)
         # Before anything touches the values: a stride of 0 makes a small file claim any size.
-        total += tensor.numel()
+        total += Tensor.numel(tensor)
         if total > MAX_PARAMETERS:
             fail(path, f"has over {MAX_PARAMETERS:,} parameters, which is too many", sha256=sha256)
         if not key.endswith(_BATCH_COUNTER):
-            state[key] = tensor.detach()
+            state[key] = Tensor.detach(tensor)
     return _without_prefixes(state)
 
 
 def _unwrapped(content: object) -> object:
     """The dict inside a wrapper such as {"params_ema": …, "epoch": 3}; `content` if none."""
-    if isinstance(content, Mapping):
+    if isinstance(content, dict):
         for key in _WRAPPERS:
-            inner = content.get(key)
-            if isinstance(inner, Mapping) and inner:
+            inner = dict.get(content, key)
+            if isinstance(inner, dict) and inner:
                 return inner
     return content
 
 
 def _tensor_problem(key: object, tensor: object) -> str | None:
     """What is wrong with one entry of a state dict, as a clause; None when nothing is."""
+    if not isinstance(key, str):
+        # Not the key itself: the text of nested tuples takes recursion, that of tensors computing.
+        kind = printable(type(key).__name__, limit=40)
+        return f"is no flat dict of tensors: one of its keys is a {kind}; get its state dict"
     shown = printable(repr(key), limit=60)
-    if not isinstance(key, str) or not isinstance(tensor, Tensor):
+    if not isinstance(tensor, Tensor):
         kind = printable(type(tensor).__name__, limit=40)
         return f"is no flat dict of tensors: {shown} is a {kind}; get its state dict"
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+    dense = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+    if not dense or tensor.device.type != "cpu":
         return f"holds a tensor that is not plain numbers: {shown}; save it dense and in float32"
     if tensor.dtype not in _FLOATS and not key.endswith(_BATCH_COUNTER):
         dtype = str(tensor.dtype).removeprefix("torch.")

@@ -32,6 +32,15 @@ _WITH_FRAMES = ("GIF", "WEBP", "AVIF", "PNG", "TIFF")
 # Code points of ITU-T H.273 that mean BT.709 or sRGB, or nothing.
 _SRGB_PRIMARIES, _SRGB_TRANSFERS = (1, 2), (1, 2, 6, 13)
 _PILLOW_LOCK = threading.RLock()
+# What libpng allows by default. Pillow's eight bytes for every row are not the picture's own.
+_MAX_SIDE_PX = 1_000_000
+# Pillow compares each page of a TIFF with all before it.
+_MAX_PAGES = 10_000
+# The advice of libjpeg-turbo: each scan of a progressive JPEG goes through the whole picture again.
+# https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
+_MAX_SCANS = 500
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +111,14 @@ def quiet_pillow() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(width: int, height: int, *, max_pixels: int) -> None:
+def check_size(width: int, height: int, *, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise RefusedError(f"has no pixels ({width}×{height})")
+    if max(width, height) > _MAX_SIDE_PX:
+        raise RefusedError(
+            f"has a side of {max(width, height):,} px, more than {_MAX_SIDE_PX:,}: cut it into "
+            "pieces first"
+        )
     if width * height > max_pixels:
         raise RefusedError(
             f"has {width:,}×{height:,} = {width * height:,} pixels, more than the limit of "
@@ -123,22 +137,32 @@ def _open(stream: BinaryIO, formats: tuple[str, ...]) -> ImageFile.ImageFile:
 
 def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
     image = _open(stream, READABLE)
-    _check_size(*image.size, max_pixels=max_pixels)
+    check_size(*image.size, max_pixels=max_pixels)
     # A phone's MPO is a JPEG followed by previews or a gain map, not by frames.
     format = "JPEG" if image.format == "MPO" else str(image.format)
+    if format == "TIFF" and metadata.count_directories(stream, most=_MAX_PAGES) > _MAX_PAGES:
+        raise RefusedError(f"has more than {_MAX_PAGES:,} pages: split it first")
     frames = _frames_of(image) if format in _WITH_FRAMES else 1
     # Read before loading: it tells how the samples are stored, which `mode` no longer does.
     raw_mode = str(image.tile[0].args) if image.tile else ""
-    image.load()
     data = b""
-    if format == "PNG":
+    if format in ("JPEG", "PNG", "AVIF"):
+        place = stream.tell()
         stream.seek(0)
         data = stream.read()
-        if _PNG_END not in data:
-            raise RefusedError("is cut off: its last part is missing")
+        stream.seek(place)
+    if format == "JPEG":
+        _check_scans(data)
+    # Pillow turns a TIFF upright in loading, and leaves its two resolutions as they were.
+    turned = metadata.orientation_of(image.getexif()) if format == "TIFF" else 1
+    image.load()
+    if format == "PNG" and _PNG_END not in data:
+        raise RefusedError("is cut off: its last part is missing")
     notes: tuple[str, ...] = ()
     if format == "PNG" and re.search(r"^(LA|RGB|RGBA);16B", raw_mode):
         pixels, alpha = deep.decode_png(data, image.size)
+    elif format == "AVIF" and deep.avif_depth_bits(data) > 8:
+        pixels, alpha = deep.decode_avif(data)
     else:
         pixels, alpha, notes = _planes(image, raw_mode=raw_mode)
     return Stored(
@@ -146,11 +170,24 @@ def _load_with_pillow(stream: BinaryIO, *, max_pixels: int) -> Stored:
         alpha=alpha,
         format=format,
         info=image.info,
-        exif=exif_of(image),
+        exif=metadata.with_turned_resolution(exif_of(image), turned),
         cmyk=image if image.mode == "CMYK" else None,
         frames_total=frames,
         notes=notes,
     )
+
+
+def _check_scans(data: bytes) -> None:
+    """Goes from marker to marker: what lies behind the picture, or in other data, is no scan."""
+    scans, at = 0, 2
+    while (found := _JPEG_MARKER.search(data, at)) and found[1][0] != _END_OF_IMAGE:
+        scans += found[1][0] == _START_OF_SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    if scans > _MAX_SCANS:
+        raise RefusedError(
+            f"is a JPEG of {scans:,} scans, which take hours to decode: more than {_MAX_SCANS} are "
+            "not read"
+        )
 
 
 def _frames_of(image: Image.Image) -> int:
@@ -214,7 +251,7 @@ def _load_heif(stream: BinaryIO, *, max_pixels: int) -> Stored:
     # The plugin turns the picture upright itself, by the container's own fields (irot, imir), and
     # says so by an orientation of 1 in the EXIF data; libheif ignores any other there, as Apple.
     image = _open(stream, ("HEIF",))
-    _check_size(*image.size, max_pixels=max_pixels)
+    check_size(*image.size, max_pixels=max_pixels)
     frames = _frames_of(image)
     if image.info["bit_depth"] > 8:
         pixels, alpha = deep.decode_heif(stream)
@@ -234,7 +271,9 @@ def _load_heif(stream: BinaryIO, *, max_pixels: int) -> Stored:
         alpha=alpha,
         format="HEIF",
         info=image.info,
-        exif=exif_of(image),
+        exif=metadata.with_turned_resolution(
+            exif_of(image), image.info.get("original_orientation") or 1
+        ),
         frames_total=frames,
         notes=notes,
     )
@@ -243,7 +282,7 @@ def _load_heif(stream: BinaryIO, *, max_pixels: int) -> Stored:
 def _load_jxl(stream: BinaryIO, *, max_pixels: int) -> Stored:
     data = stream.read()
     header = jxl_header.read_header(data)
-    _check_size(header.width_px, header.height_px, max_pixels=max_pixels)
+    check_size(header.width_px, header.height_px, max_pixels=max_pixels)
     try:
         image = _open(io.BytesIO(data), ("JXL",))
     except RuntimeError as error:
@@ -310,7 +349,12 @@ def _load_tiff_16_bit(stream: BinaryIO, *, max_pixels: int) -> Stored | None:
     colors = {1: 1, 2: 3}.get(int(tags.get(262) or 0), 0)
     if not is_deep or not colors or not max(2, colors) <= count:
         return None
-    _check_size(width, height, max_pixels=max_pixels)
+    check_size(width, height, max_pixels=max_pixels)
+    if width * height * count > 4 * max_pixels:
+        raise RefusedError(
+            f"has {count:,} samples a pixel, {width * height * count:,} in all, more than the "
+            f"limit of {4 * max_pixels:,}; if that is meant to be, raise it with --max-pixels"
+        )
     samples = deep.decode_tiff(stream, (height, width, count), planar=tags.get(284) == 2)
     pixels, alpha = samples[..., :colors], None
     # 0: unspecified, 1: premultiplied, 2: straight; without the tag a further sample is alpha.

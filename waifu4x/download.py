@@ -117,6 +117,9 @@ def _refuse_downgrade(response: Any, **_: Any) -> None:
     """A hook on each response: an https address must not lead to one that anybody can forge."""
     goal = urljoin(response.url, response.headers.get("location", ""))
     if response.is_redirect and urlsplit(response.url).scheme == "https" != urlsplit(goal).scheme:
+        # Nobody else will: the response never leaves `session.get`, and closing the session
+        # closes only connections that were handed back.
+        response.close()
         raise DownloadError(f"{response.url} redirects to {goal}, which is not https; not followed")
 
 

@@ -6,6 +6,7 @@
     ├── PictureError                  about one picture file
     │   ├── PictureReadError          missing, not a picture, damaged, too large
     │   └── PictureWriteError         the format cannot hold it, or the target cannot be written
+    │       └── DiskFullError         there is no room for it: nothing else would fit either
     ├── WeightsError                  about one file of weights
     │   ├── DownloadError             the file could not be fetched
     │   ├── OfflineError              the file is not cached and downloading was forbidden
@@ -59,6 +60,10 @@ class PictureReadError(PictureError):
 
 class PictureWriteError(PictureError):
     """The format cannot hold the picture, or the target cannot be written."""
+
+
+class DiskFullError(PictureWriteError):
+    """There is no room on the disk; whatever comes next would not fit either."""
 
 
 class WeightsError(Waifu4xError):

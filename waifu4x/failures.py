@@ -10,8 +10,10 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from waifu4x.errors import DiskFullError, PictureWriteError
+
 # What Pillow raises on bad content, found with 8,751 broken files of seven public collections;
-# RuntimeError is what its AVIF decoder raises.
+# RuntimeError is what its AVIF decoder raises, and it divides by the time scale of sequences.
 UNREADABLE = (
     OSError,
     ValueError,
@@ -23,6 +25,7 @@ UNREADABLE = (
     EOFError,
     struct.error,
     RuntimeError,
+    ZeroDivisionError,
 )
 
 
@@ -56,17 +59,20 @@ def read_failure(error: BaseException) -> str:
     return f"is damaged or cut off: {one_line(error) or type(error).__name__}"
 
 
-def write_failure(error: OSError, target: Path, *, size_bytes: int) -> str:
+def write_error(error: OSError, target: Path, *, size_bytes: int) -> PictureWriteError:
+    """What to raise for `error`, which came from writing `size_bytes` bytes to `target`."""
     name = shown(target)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{name} needs {size_bytes:,} bytes, but the disk is full: free some space"
-    if not target.parent.is_dir():
-        return (
-            f"{name} cannot be written: the folder {shown(target.parent)} does not exist, make it"
+        return DiskFullError(
+            f"{name} needs {size_bytes:,} bytes, but the disk is full: free some space"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{name} may not be written: check the permissions of its folder, or write elsewhere"
-    return f"{name} cannot be written: {one_line(error.strerror or error)}; try another folder"
+    if not target.parent.is_dir():
+        reason = f"cannot be written: the folder {shown(target.parent)} does not exist, make it"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason = "may not be written: check the permissions of its folder, or write elsewhere"
+    else:
+        reason = f"cannot be written: {one_line(error.strerror or error)}; try another folder"
+    return PictureWriteError(f"{name} {reason}")
 
 
 def missing_module(error: ModuleNotFoundError) -> str:

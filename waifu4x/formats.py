@@ -50,6 +50,8 @@ FORMATS: dict[str, Format] = {
         holds_profile=True,
         holds_metadata=True,
         holds_dpi=True,
+        # PNG_USER_WIDTH_MAX of libpng.
+        max_side_px=1_000_000,
     ),
     "JPEG": Format(
         suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),

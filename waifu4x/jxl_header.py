@@ -25,6 +25,8 @@ class JxlHeader:
     width_px: int
     """As stored: the orientation may swap it with the height."""
     height_px: int
+    orientation: int
+    """1 to 8, as in EXIF; that of a JPEG packed without loss is in its EXIF data instead."""
     depth_bits: int
     is_float: bool
     is_animated: bool
@@ -52,10 +54,10 @@ def read_header(data: bytes) -> JxlHeader:
     """
     bits = _Bits(_codestream_start(data))
     height, width = _size(bits)
-    depth_bits, is_float, is_animated = 8, False, False
+    orientation, depth_bits, is_float, is_animated = 1, 8, False, False
     if not bits.flag():
         if bits.flag():
-            bits.take(3)
+            orientation = 1 + bits.take(3)
             if bits.flag():
                 _size(bits)
             if bits.flag():
@@ -71,6 +73,7 @@ def read_header(data: bytes) -> JxlHeader:
     return JxlHeader(
         width_px=width,
         height_px=height,
+        orientation=orientation,
         depth_bits=depth_bits,
         is_float=is_float,
         is_animated=is_animated,

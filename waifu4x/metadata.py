@@ -10,7 +10,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -57,6 +57,42 @@ def orientation_of(exif: Image.Exif) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
+def with_turned_resolution(exif: Image.Exif | None, orientation: int) -> Image.Exif | None:
+    """The two resolutions exchanged, if they belong to a picture that was turned on its side."""
+    both = exif is not None and _X_RESOLUTION_TAG in exif and _Y_RESOLUTION_TAG in exif
+    if exif is not None and both and 5 <= orientation <= 8:
+        x, y = exif[_X_RESOLUTION_TAG], exif[_Y_RESOLUTION_TAG]
+        exif[_X_RESOLUTION_TAG], exif[_Y_RESOLUTION_TAG] = y, x
+    return exif
+
+
+def count_directories(stream: BinaryIO, *, most: int) -> int:
+    """How many pages and other directories are chained in a TIFF: at most `most` + 1 are counted.
+
+    The stream is left where it was; a chain that breaks off or goes round ends there.
+    """
+    place = stream.tell()
+    stream.seek(0)
+    head = stream.read(4)
+    order, big = "<" if head[:2] == b"II" else ">", b"+" in head
+    count = struct.Struct(order + ("Q" if big else "H"))
+    offset = struct.Struct(order + ("Q" if big else "L"))
+    seen: set[int] = set()
+    at = 8 if big else 4
+    whole = stream.seek(0, io.SEEK_END)
+    while len(seen) <= most and at + offset.size <= whole:
+        stream.seek(at)
+        (start,) = offset.unpack(stream.read(offset.size))
+        if start in seen or not 0 < start <= whole - count.size:
+            break
+        seen.add(start)
+        stream.seek(start)
+        (entries,) = count.unpack(stream.read(count.size))
+        at = start + count.size + entries * (20 if big else 12)
+    stream.seek(place)
+    return len(seen)
+
+
 def apply_orientation(samples: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored rows and columns, (H, W, ...), into what a viewer shows: that or (W, H, ...)."""
     if orientation >= 5:
@@ -65,7 +101,8 @@ def apply_orientation(samples: np.ndarray, orientation: int) -> np.ndarray:
         samples = samples[:, ::-1]
     if orientation in (3, 4, 7, 8):
         samples = samples[::-1]
-    return np.ascontiguousarray(samples)
+    # Not ascontiguousarray: where a side is 1 px it leaves strides that imagecodecs refuses.
+    return samples.copy() if orientation > 1 else np.ascontiguousarray(samples)
 
 
 def pack_exif(exif: Image.Exif) -> bytes | None:
@@ -136,7 +173,7 @@ def xmp_for(packet: bytes | None, *, width_px: int, height_px: int) -> bytes | N
     """XMP for an upright picture of that size: properties corrected, never added; no thumbnails."""
     if packet is None:
         return None
-    packet = re.sub(rb"<xmp:Thumbnails\b.*?</xmp:Thumbnails>", b"", packet, flags=re.DOTALL)
+    packet = _without_thumbnails(packet)
     values = {
         rb"tiff:Orientation": 1,
         rb"tiff:ImageWidth": width_px,
@@ -150,6 +187,22 @@ def xmp_for(packet: bytes | None, *, width_px: int, height_px: int) -> bytes | N
         packet = re.sub(rb"(\b%s\s*=\s*[\"'])[^\"'<>]*([\"'])" % name, new, packet)
         packet = re.sub(rb"(<%s>)[^<]*(</%s>)" % (name, name), new, packet)
     return packet
+
+
+def _without_thumbnails(packet: bytes) -> bytes:
+    """In time that grows as its length does: one expression for the whole element would try every
+    start with every end."""
+    end = b"</xmp:Thumbnails>"
+    parts, at = [], 0
+    for start in re.finditer(rb"<xmp:Thumbnails\b", packet):
+        if start.start() < at:
+            continue
+        closing = packet.find(end, start.end())
+        if closing < 0:
+            break
+        parts.append(packet[at : start.start()])
+        at = closing + len(end)
+    return b"".join([*parts, packet[at:]])
 
 
 def profile_space(profile: bytes) -> str | None:
@@ -223,11 +276,24 @@ def survives_srgb(pixels: np.ndarray, srgb: np.ndarray, profile: bytes) -> bool:
 
 
 def _transform(pixels: np.ndarray, source: bytes, target: bytes) -> np.ndarray:
+    if pixels.shape[2] > 1:
+        return _transform_samples(pixels, source, target)
+    # Gray has few levels: each is converted once, by the curves themselves. LittleCMS would put 33
+    # points in their place, and linear light was 5 levels of 255 off near black.
+    levels = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=pixels.dtype).reshape(-1, 256, 1)
+    table = _transform_samples(levels, source, target, flags=ImageCms.Flags.NOOPTIMIZE)
+    return table.reshape(-1)[pixels]
+
+
+def _transform_samples(
+    pixels: np.ndarray, source: bytes, target: bytes, *, flags: int = 0
+) -> np.ndarray:
     gray = pixels.shape[2] == 1
     plane = pixels[..., 0] if gray else pixels
+    flags |= ImageCms.Flags.BLACKPOINTCOMPENSATION
     if pixels.dtype == np.uint8:
         bands = (Image.fromarray(plane[rows]) for rows in _bands(len(pixels)))
-        return _transform_8_bit(bands, source, target, shape=pixels.shape)
+        return _transform_8_bit(bands, source, target, shape=pixels.shape, flags=flags)
     import imagecodecs
 
     try:
@@ -238,7 +304,7 @@ def _transform(pixels: np.ndarray, source: bytes, target: bytes) -> np.ndarray:
             colorspace="gray" if gray else "rgb",
             outcolorspace="rgb",
             intent=int(ImageCms.Intent.RELATIVE_COLORIMETRIC),
-            flags=int(ImageCms.Flags.BLACKPOINTCOMPENSATION),
+            flags=int(flags),
         )
     except RuntimeError as error:
         raise ValueError(f"the ICC profile cannot be used: {error}") from error
@@ -249,7 +315,8 @@ def _transform_image(image: Image.Image, source: bytes) -> np.ndarray:
     """A picture of any mode that littleCMS knows to (H, W, 3) uint8 sRGB."""
     bands = (image.crop((0, rows.start, image.width, rows.stop)) for rows in _bands(image.height))
     shape = (image.height, image.width, 3)
-    return _transform_8_bit(bands, source, srgb_profile(), shape=shape)
+    flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+    return _transform_8_bit(bands, source, srgb_profile(), shape=shape, flags=flags)
 
 
 def _bands(height_px: int) -> Iterator[slice]:
@@ -258,7 +325,12 @@ def _bands(height_px: int) -> Iterator[slice]:
 
 
 def _transform_8_bit(
-    bands: Iterator[Image.Image], source: bytes, target: bytes, *, shape: tuple[int, ...]
+    bands: Iterator[Image.Image],
+    source: bytes,
+    target: bytes,
+    *,
+    shape: tuple[int, ...],
+    flags: int,
 ) -> np.ndarray:
     """Convert `bands`, one below the other, of one mode, to (H, W, C) uint8 = `shape`."""
     converted = np.empty(shape, dtype=np.uint8)
@@ -272,7 +344,7 @@ def _transform_8_bit(
                     band.mode,
                     "RGB",
                     ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                    ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                    ImageCms.Flags(flags),
                 )
             done = ImageCms.applyTransform(band, transform)
             # Gray becomes three equal channels, of which one is kept.

@@ -21,6 +21,15 @@ def size_label(target: Target, size_px: tuple[int, int]) -> str:
     return f"{size_px[0]}x{size_px[1]}"
 
 
+def target_label(target: Target) -> str:
+    """As `size_label`, for pictures of any size: ``4x``, ``width1920``, ``fit1920x1080``."""
+    if target.scale is not None:
+        return f"{target.scale:g}x"
+    (kind, wish), *_ = ((k, v) for k, v in target.__dict__.items() if v is not None)
+    numbers = wish if isinstance(wish, tuple) else (wish,)
+    return kind.removesuffix("_px").replace("_", "-") + "x".join(map(str, numbers))
+
+
 def means_folder(output: str) -> bool:
     """Whether ``-o`` names a folder: one that exists, or a name that ends in a separator."""
     separators = tuple(s for s in (os.sep, os.altsep) if s)
@@ -61,6 +70,12 @@ def format_named(suffix: str) -> str | None:
     return next(matching, None)
 
 
+def template_format(template: str) -> str | None:
+    """The format that a template's own suffix names, as the user wrote it: ``webp``; else None."""
+    suffix = Path(template).suffix
+    return suffix.removeprefix(".") if format_named(suffix) else None
+
+
 def check_template(template: str) -> None:
     """Refuse a ``--name`` that could not be filled in.
 
@@ -90,7 +105,7 @@ def fill_template(
     size_px: tuple[int, int],
     suffix: str,
 ) -> str:
-    """The file name that ``--name`` gives, with `suffix` when the template names no ``{ext}``."""
+    """The file name that ``--name`` gives, with `suffix` where the template has none."""
     name = template.format_map(
         {
             "stem": source.stem,
@@ -102,42 +117,15 @@ def fill_template(
             "parent": source.absolute().parent.name,
         }
     )
-    return name if "{ext}" in template else name + suffix
+    has_suffix = "{ext}" in template or template_format(template) is not None
+    return name if has_suffix else name + suffix
 
 
-def output_path(
-    source: Path,
-    output: str | None,
-    *,
-    suffix: str,
-    model: str,
-    size: str,
-    several: bool,
-    name: str | None = None,
-) -> Path:
-    """The file that the enlarged `source` becomes.
-
-    Args:
-        output: ``-o``: a file, a folder (then the name is the source's own), or None for
-            ``{stem}_{model}_{size}{suffix}`` beside the source.
-        name: the name to take in place of both; then `output` is a folder.
-        several: more than one source, so `output` must be a folder.
-
-    Raises:
-        UsageError: the output would be the source itself, or one file for several sources.
-    """
-    if output is None:
-        path = source.with_name(name or f"{source.stem}_{model}_{size}{suffix}")
-    elif means_folder(output) or several or name is not None:
-        if Path(output).is_file():
-            raise UsageError(f"{output} is a file: give a folder for several pictures")
-        path = Path(output) / (name or f"{source.stem}{suffix}")
-    else:
-        path = Path(output)
+def refuse_input(path: Path, source: Path) -> None:
+    """Raise UsageError where an output would be its own input."""
     # Not Path.resolve: before Python 3.13 it raises RuntimeError for links in a circle.
     if os.path.realpath(path) == os.path.realpath(source) or _is_same_file(path, source):
         raise UsageError(f"{path} is the input itself: give another name or folder with -o")
-    return path
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

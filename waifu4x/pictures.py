@@ -25,6 +25,7 @@ from waifu4x.formats import FORMATS, check_writable_as, format_of
 MAX_PIXELS = 89_478_485
 """The default limit of `read`: Pillow's own, a quarter of a gigabyte as RGB."""
 
+_WITHOUT_GRAY_ALPHA = ("WEBP", "AVIF", "HEIF")
 # Correcting sizes and adding a resolution lengthens EXIF and XMP a little.
 _METADATA_SLACK_BYTES = 256
 
@@ -218,8 +219,7 @@ def store(data: bytes, target: Path) -> None:
     try:
         files.write_bytes(target, data)
     except OSError as error:
-        message = failures.write_failure(error, target, size_bytes=len(data))
-        raise PictureWriteError(message) from error
+        raise failures.write_error(error, target, size_bytes=len(data)) from error
 
 
 def losses(
@@ -239,6 +239,8 @@ def losses(
         found.append(f"{name} holds no transparency: the picture was laid over the background")
     if picture.icc_profile is not None and not facts.holds_profile:
         found.append(f"{name} holds no ICC profile: the colours were converted to sRGB")
+    elif picture.icc_profile is not None and _becomes_rgb(picture, name):
+        found.append(f"{name} holds this gray as RGB: its gray ICC profile was converted to sRGB")
     if name == "GIF":
         found += gif_writer.losses([encodable(picture, name, strip=True).samples])
     if strip_metadata:
@@ -334,6 +336,8 @@ def encodable(
     if profile is not None and pixels.shape[2] != picture.pixels.shape[2]:
         # A coloured background made RGB of gray: its gray profile says nothing about that.
         profile = None
+    elif profile is not None and _becomes_rgb(picture, name):
+        pixels, profile = metadata.to_srgb(pixels, profile), None
     elif profile is not None and facts.holds_profile and not picture.in_profile_space:
         pixels = metadata.from_srgb(pixels, profile)
     elif profile is not None and not facts.holds_profile and picture.in_profile_space:
@@ -341,7 +345,7 @@ def encodable(
     samples = pixels if alpha is None else np.concatenate([pixels, alpha[..., None]], axis=2)
     if samples.dtype == np.uint16 and not facts.holds_16_bit:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if samples.shape[2] == 2 and name in ("WEBP", "AVIF", "HEIF"):
+    if samples.shape[2] == 2 and name in _WITHOUT_GRAY_ALPHA:
         samples = samples[..., [0, 0, 0, 1]]
     if strip:
         return Encodable(samples=samples, icc_profile=_held(profile, facts.holds_profile))
@@ -360,6 +364,12 @@ def encodable(
         xmp=xmp,
         dpi=picture.dpi,
     )
+
+
+def _becomes_rgb(picture: Picture, name: str) -> bool:
+    """Whether the format stores this gray picture as RGB, which a profile for gray does not fit."""
+    gray_alpha = picture.is_gray and picture.alpha is not None
+    return (picture.is_gray and name == "WEBP") or (gray_alpha and name in _WITHOUT_GRAY_ALPHA)
 
 
 def _held(profile: bytes | None, holds_profile: bool) -> bytes | None:

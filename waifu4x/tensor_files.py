@@ -12,17 +12,20 @@ is still a stranger's: `waifu4x.checkpoints` decides whether it is a network.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
+import pickletools
 import re
 import stat
 import struct
 import unicodedata
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import torch
 from safetensors import safe_open
@@ -36,6 +39,12 @@ MAX_FILE_BYTES = 1 << 30
 MAX_TENSORS = 20_000
 _MAX_HEADER_BYTES = 8 << 20
 _MAX_RECORDS = 2 * MAX_TENSORS
+# A tensor takes about 30 instructions and 200 bytes of a pickle.
+_MAX_INSTRUCTIONS = 50 * MAX_TENSORS
+_MAX_TUPLE_DEPTH = 64
+_TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
+# magic number, version, the writer's machine, content, names of the storages
+_LEGACY_PICKLES = 5
 # Trained weights hardly shrink (7 % for a Real-ESRGAN release); ten-fold is a bomb.
 _MAX_INFLATION = 10
 _CHUNK_BYTES = 1 << 20
@@ -137,22 +146,29 @@ def write_safetensors(
         fail(path, f"cannot be written: {printable(error.strerror or error)}")
 
 
-def _first_bytes(path: Path) -> bytes:
-    """The first bytes of a regular file of sensible size."""
+def check_file(path: Path) -> None:
+    """Raises CheckpointError unless `path` is a regular file of a size that weights have."""
     try:
         # Looked at before opening: opening a FIFO would wait for a writer that never comes.
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            fail(path, "is not a regular file; give the path of a .safetensors or .pth file")
-        if status.st_size == 0:
-            fail(path, "is empty; download it again")
-        if status.st_size > MAX_FILE_BYTES:
-            fail(path, f"is larger than {MAX_FILE_BYTES >> 20} MiB, which no known network is")
-        with path.open("rb") as file:
-            return file.read(512)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         fail(path, f"cannot be read: {printable(reason)}")
+    if not stat.S_ISREG(status.st_mode):
+        fail(path, "is not a regular file; give the path of a .safetensors or .pth file")
+    if status.st_size == 0:
+        fail(path, "is empty; download it again")
+    if status.st_size > MAX_FILE_BYTES:
+        fail(path, f"is larger than {MAX_FILE_BYTES >> 20} MiB, which no known network is")
+
+
+def _first_bytes(path: Path) -> bytes:
+    check_file(path)
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        fail(path, f"cannot be read: {printable(error.strerror or error)}")
 
 
 def _refuse_suffix(path: Path, start: bytes) -> NoReturn:
@@ -225,7 +241,7 @@ def _read_safetensors(path: Path, sha256: str) -> tuple[dict[str, Tensor], dict[
     except CheckpointError:
         raise
     except Exception as error:  # SafetensorError and what the bindings let through
-        problem = f"is a damaged safetensors file ({printable(error)}); download it again"
+        problem = f"is a damaged safetensors file ({_in_words(error)}); download it again"
     fail(path, problem, sha256=sha256)
 
 
@@ -246,7 +262,7 @@ def _check_zip(path: Path, sha256: str) -> dict[str, int] | None:
                         while file.read(_CHUNK_BYTES):
                             pass
     except Exception as error:  # BadZipFile, zlib.error, NotImplementedError, struct.error, …
-        problem = f"is a damaged zip archive ({printable(error)}); download it again"
+        problem = f"is a damaged zip archive ({_in_words(error)}); download it again"
         records = []
     if any(_EXECUTABLE_RECORD.search(record.filename) for record in records):
         problem = "holds code (TorchScript or an exported program); export its state dict instead"
@@ -269,6 +285,8 @@ def _records_problem(records: list[zipfile.ZipInfo], size_bytes: int) -> str | N
         return "is an encrypted zip archive; save it without a password"
     if not any(name.endswith("/data.pkl") for name in names):
         return "is a zip archive, but no PyTorch checkpoint; unpack it first"
+    if any(r.file_size > _MAX_HEADER_BYTES for r in records if r.filename.endswith("/data.pkl")):
+        return f"has over {_MAX_HEADER_BYTES >> 20} MiB beside its tensors, as no known network has"
     total_bytes = sum(record.file_size for record in records)
     if total_bytes > min(MAX_FILE_BYTES, _MAX_INFLATION * size_bytes):
         return f"would unpack to {total_bytes >> 20} MiB, which no known network needs"
@@ -278,30 +296,86 @@ def _records_problem(records: list[zipfile.ZipInfo], size_bytes: int) -> str | N
 def _read_pickle(path: Path, sha256: str, mapped: dict[str, int] | None) -> Any:
     """torch's restricted unpickler, every way it can fail turned into one line."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped is not None)
+        _check_pickles(path)
+        # A warning about what a stranger's file holds is of no use to anybody.
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mapped is not None
+            )
+        if mapped is not None:
+            _check_claims(content, frozenset(mapped.values()))
     except pickle.UnpicklingError as error:
         found = _FORBIDDEN.search(str(error))
         what = f"holds more than tensors ({found.group(1)})" if found else "is damaged or unsafe"
         problem = f"{what}; nothing in it was run: get its state dict, best as .safetensors"
         kind = UnsafeCheckpointError if found else CheckpointError
     except Exception as error:  # RuntimeError, EOFError, IndexError, KeyError, MemoryError, …
-        first_line = str(error).strip().partition("\n")[0]
-        problem = f"is damaged or no checkpoint ({printable(first_line) or type(error).__name__})"
-        problem += "; download it again"
+        problem = f"is damaged or no checkpoint ({_in_words(error)}); download it again"
         kind = CheckpointError
     else:
-        if mapped is not None:
-            _check_claims(path, content, sha256=sha256, record_sizes=frozenset(mapped.values()))
         return content
     fail(path, problem, sha256=sha256, kind=kind)
 
 
-def _check_claims(
-    path: Path, content: object, *, sha256: str, record_sizes: frozenset[int]
-) -> None:
+def _in_words(error: Exception) -> str:
+    """What a library said, first line only; some (EOFError, MemoryError) say nothing at all."""
+    return printable(str(error).strip().partition("\n")[0]) or "its content makes no sense"
+
+
+def _check_pickles(path: Path) -> None:
+    """Refuse pickles that would overflow the native stack: Python hashes a tuple by recursion.
+
+    A million nested tuples are a file of one megabyte; as a key of a dict, or in a set, they end
+    the process. Raises what torch.load might, or ValueError.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP_START)) == _ZIP_START:
+            # By torch's own reader: another one might find another record under that name.
+            record = torch._C.PyTorchFileReader(str(path)).get_record("data.pkl")
+            _check_nesting(io.BytesIO(record))
+            return
+        file.seek(0)
+        for _ in range(_LEGACY_PICKLES):
+            _check_nesting(file)
+
+
+def _check_nesting(file: IO[bytes]) -> None:
+    """Follow one pickle's instructions, keeping of each value only how deep its tuples nest."""
+    depths: list[int] = []
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if number > _MAX_INSTRUCTIONS:
+            raise ValueError("it holds more values than any known network")
+        name = opcode.name
+        if name == "MARK":
+            marks.append(len(depths))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            memo[argument] = depths[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = depths[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            depths.append(memo[argument])
+        elif name == "DUP":
+            depths.append(depths[-1])
+        else:
+            before = opcode.stack_before
+            start = len(depths) - len(before)
+            if pickletools.markobject in before:
+                start = marks.pop() - before.index(pickletools.markobject)
+            if start < 0:
+                raise ValueError("it takes more than it has")
+            depth = max(depths[start:], default=0) + (name in _TUPLES)
+            if depth > _MAX_TUPLE_DEPTH:
+                raise ValueError(f"its tuples nest deeper than {_MAX_TUPLE_DEPTH}")
+            depths[start:] = [depth] * len(opcode.stack_after)
+
+
+def _check_claims(content: object, record_sizes: frozenset[int]) -> None:
     """Refuse storages whose claimed size is no record's: they would show foreign bytes.
 
     A mapped storage is cut out of the file by the pickle's own word; unmapped ones torch checks.
+    Methods are the classes' own: a pickle can set attributes that hide them. Raises ValueError.
     """
     pending: list[Any] = [content]
     seen = 0
@@ -309,12 +383,12 @@ def _check_claims(
         item = pending.pop()
         seen += 1
         if seen > 10 * MAX_TENSORS:
-            fail(path, "holds more values than any known network", sha256=sha256)
-        if isinstance(item, Mapping):
-            pending.extend(item.values())
+            raise ValueError("it holds more values than any known network")
+        if isinstance(item, dict):
+            pending.extend(dict.values(item))
         elif isinstance(item, (list, tuple, set)):
             pending.extend(item)
-        elif isinstance(item, Tensor) and item.layout == torch.strided:
-            size_bytes = item.untyped_storage().nbytes()
+        elif isinstance(item, Tensor) and item.layout == torch.strided and not item.is_nested:
+            size_bytes = Tensor.untyped_storage(item).nbytes()
             if size_bytes and size_bytes not in record_sizes:
-                fail(path, "claims more bytes for a tensor than it holds", sha256=sha256)
+                raise ValueError("it claims more bytes for a tensor than it holds")

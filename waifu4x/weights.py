@@ -116,7 +116,8 @@ def resolve(
     """
     if isinstance(name_or_path, Path) or _means_a_file(name_or_path):
         path = Path(name_or_path)
-        return ResolvedWeights(name=path.stem, path=path, sha256=_hash_given(path), row=None)
+        _check_given(path)
+        return ResolvedWeights(name=path.stem, path=path, sha256=_sha256_of(path), row=None)
     row = find(name_or_path)
     if row.kind == "download":
         # The row's promise holds for what `fetch` and `_require` return.
@@ -178,7 +179,7 @@ def add(
     name = _name_from(file) if name is None else name
     old = _own_row(name)
     check_name(name, old=None if overwrite else old)
-    _hash_given(file)
+    _check_given(file)
     model = load(file, name=name, licence=licence)
     folder = models_folder()
     try:
@@ -276,20 +277,23 @@ def _path_of(row: CatalogRow) -> Path:
 
 
 def _sha256_of(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _hash_given(path: Path) -> str:
+def _check_given(path: Path) -> None:
+    """Refuse what can be no file of weights before hashing it: a disk image takes minutes."""
+    from waifu4x.tensor_files import check_file  # brings torch with it, as loading would
+
     if not path.is_file():
         offer = ""
         with suppress(UnknownModelError):
             offer = f"; for the model of the catalogue say {find(path.stem).name}"
         raise UnknownModelError(f"there is no file {str(path)!r}{offer}")
-    try:
-        return _sha256_of(path)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    check_file(path)
 
 
 def _is_intact(path: Path, row: CatalogRow) -> bool:
@@ -298,10 +302,10 @@ def _is_intact(path: Path, row: CatalogRow) -> bool:
         return False
     try:
         return path.stat().st_size == row.size_bytes and _sha256_of(path) == row.sha256
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except (WeightsError, FileNotFoundError):
+        if path.is_file():
+            raise
+        return False  # another process has just thrown it away
 
 
 def _require(row: CatalogRow) -> Path:
@@ -316,7 +320,7 @@ def _require(row: CatalogRow) -> Path:
         }.get(row.kind, f"`waifu4x models download {row.name}` puts it right when connected")
         raise HashMismatchError(
             f"{path} is not {row.name}: expected sha256 {row.sha256}, "
-            f"got {_hash_given(path)}; {cure}"
+            f"got {_sha256_of(path)}; {cure}"
         )
     if row.kind == "download":
         raise OfflineError(
@@ -349,7 +353,7 @@ def _look_at(row: CatalogRow) -> Available:
 def _hashed(available: Available) -> Available:
     if available.path is None or not available.path.is_file():
         return available
-    got = _hash_given(available.path)
+    got = _sha256_of(available.path)
     state = available.state if got == available.row.sha256 else "damaged"
     return replace(available, got_sha256=got, state=state)
 

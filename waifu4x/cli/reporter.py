@@ -6,15 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from waifu4x.cli import console
 from waifu4x.cli.console import stderr
-from waifu4x.errors import Waifu4xError
+from waifu4x.errors import UsageError, Waifu4xError
 
 
 @dataclass(kw_only=True)
@@ -24,10 +26,13 @@ class Reporter:
     as_json: bool
     quiet: bool
     verbose: bool
+    report: Path | None = None
+    """A file that gets the JSON lines too."""
     _progress: Progress | None = field(default=None, init=False)
+    _report: TextIO | None = field(default=None, init=False)
 
     @contextmanager
-    def job(self, files_total: int) -> Iterator[None]:
+    def job(self) -> Iterator[None]:
         """One bar for the whole job; none when stderr is no terminal."""
         columns = (
             TextColumn("{task.description}"),
@@ -36,15 +41,39 @@ class Reporter:
             TimeRemainingColumn(),
         )
         disable = self.quiet or not stderr.is_terminal
-        with Progress(*columns, console=stderr, transient=True, disable=disable) as progress:
+        with (
+            self._opened_report(),
+            Progress(*columns, console=stderr, transient=True, disable=disable) as progress,
+        ):
             self._progress = progress
-            self._task = progress.add_task("", total=files_total)
+            self._task = progress.add_task("", total=None)
             yield
 
-    def working_on(self, name: str, number: int, share: float) -> None:
+    @contextmanager
+    def _opened_report(self) -> Iterator[None]:
+        if self.report is None:
+            yield
+            return
+        try:
+            # Line by line: what is known of an interrupted run stays known.
+            stream = self.report.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise UsageError(
+                f"the report {self.report} cannot be written: {error.strerror}"
+            ) from error
+        with stream:
+            self._report = stream
+            yield
+        self._report = None
+
+    def planning(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, description="planning", completed=done, total=total)
+
+    def working_on(self, name: str, done: float, total: float) -> None:
         if self._progress is not None:
             text = escape(console.printable(name))
-            self._progress.update(self._task, description=text, completed=number + share)
+            self._progress.update(self._task, description=text, completed=done, total=total)
 
     def downloading(self, done_bytes: int, total_bytes: int) -> None:
         if self._progress is not None and total_bytes:
@@ -59,5 +88,21 @@ class Reporter:
         console.fail(str(error))
 
     def outcome(self, facts: dict[str, Any]) -> None:
+        """One file's JSON line."""
+        line = json.dumps(facts)
         if self.as_json:
-            typer.echo(json.dumps(facts))
+            typer.echo(line)
+        if self._report is not None:
+            self._report.write(line + "\n")
+
+    def summary(self, rows: list[tuple[str, str, str]]) -> None:
+        """A table of what became of how many files, and why."""
+        if self.quiet:
+            return
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column()
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, map(console.printable, row)))
+        stderr.print(table)

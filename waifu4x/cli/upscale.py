@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from waifu4x import catalog
-from waifu4x.errors import EXIT_SOME_FAILED, UsageError
+from waifu4x.errors import UsageError
 
 _SIZE = "Output size (one of these; the aspect ratio is kept)"
 _SPEED = "Speed and memory"
 _LOOK = "Look"
 _FILES = "Files"
+_BATCH = "Many files"
 
 
 def upscale(
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(help="Pictures; - is standard input.", show_default=False),
+        typer.Argument(
+            help="Pictures, animations, CBZ and ZIP files, folders, '*.png', @list.txt; - is "
+            "standard input.",
+            show_default=False,
+        ),
     ] = None,
     more_inputs: Annotated[
         list[str] | None,
@@ -33,6 +39,12 @@ def upscale(
             rich_help_panel=_FILES,
         ),
     ] = None,
+    recursive: Annotated[
+        bool,
+        typer.Option(
+            "-r", "--recursive", help="Go into folders in folders.", rich_help_panel=_FILES
+        ),
+    ] = False,
     model: Annotated[
         str,
         typer.Option(
@@ -117,9 +129,63 @@ def upscale(
             rich_help_panel=_FILES,
         ),
     ] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Put it behind the stems of outputs.", rich_help_panel=_FILES
+        ),
+    ] = None,
+    first_frame: Annotated[
+        bool,
+        typer.Option(
+            "--first-frame",
+            help="Only the first of animations and pages.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
+    no_provenance: Annotated[
+        bool,
+        typer.Option(
+            "--no-provenance",
+            help="Do not write model and settings into outputs.",
+            rich_help_panel=_FILES,
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace existing outputs.", rich_help_panel=_FILES),
+    ] = False,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Only what failed the last time.", rich_help_panel=_BATCH
+        ),
+    ] = False,
+    fail_fast: Annotated[
+        bool,
+        typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=_BATCH),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl", help="A JSON line for every file.", rich_help_panel=_BATCH
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "-j",
+            "--jobs",
+            min=1,
+            help="Threads that encode; by default one a core.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = None,
+    no_space_check: Annotated[
+        bool,
+        typer.Option(
+            "--no-space-check", help="Start without enough free disk.", rich_help_panel=_BATCH
+        ),
     ] = False,
     max_pixels: Annotated[
         int | None,
@@ -159,9 +225,13 @@ def upscale(
 
     Example: waifu4x upscale meme.png -s 4
 
-    Example: waifu4x upscale *.jpg -o big/ --fit 3840x2160 -f webp -q 90
+    Example: waifu4x upscale photos/ -r -o big/ --fit 3840x2160 -f webp -q 90
+
+    The same command again does only what is missing.
     """
-    from waifu4x.cli import upscale_run  # what it needs is of no use to --help
+    from waifu4x import naming  # what they need is of no use to --help
+    from waifu4x.batch.request import Encoding, Request
+    from waifu4x.cli import upscale_run
     from waifu4x.cli.reporter import Reporter
     from waifu4x.sizes import Target, parse_box
     from waifu4x.upscaler import Options
@@ -174,15 +244,18 @@ def upscale(
     named = [scale, width, height, long_edge, short_edge, fit, minimum]
     if all(value is None for value in named):
         scale = 4.0
+    if name is not None and format is None:
+        format = naming.template_format(name)
     if gpu is not None:
         if device != "auto":
             raise UsageError("give --device or -g, not both")
         device = "cpu" if gpu == -1 else f"gpu:{gpu}"
-    request = upscale_run.Request(
+    request = Request(
         inputs=(*(inputs or ()), *(more_inputs or ())),
         output=output,
+        recursive=recursive,
         name=name,
-        model=model,
+        suffix=suffix,
         target=Target(
             scale=scale,
             width_px=width,
@@ -193,7 +266,7 @@ def upscale(
             minimum_px=None if minimum is None else parse_box(minimum),
         ),
         options=Options(strength=strength, color_fix=color_fix, alpha=alpha),
-        encoding=upscale_run.Encoding(
+        encoding=Encoding(
             format=format,
             quality=quality,
             lossless=lossless,
@@ -201,15 +274,19 @@ def upscale(
             background=None if background is None else upscale_run.parse_color(background),
         ),
         overwrite=overwrite,
+        retry_failed=retry_failed,
+        fail_fast=fail_fast,
+        first_frame=first_frame,
+        provenance=not no_provenance,
         max_pixels=max_pixels,
+        check_space=not no_space_check,
         tile_px=tile or None,
-        device=device,
         precision=precision,
         tta=tta,
-        offline=offline,
     )
-    reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose)
-    failed = upscale_run.run(request, reporter, dry_run=dry_run)
-    if failed:
-        # One picture that fails is the whole job; of several, the others were done.
-        raise typer.Exit(failed[0].exit_code if len(request.inputs) == 1 else EXIT_SOME_FAILED)
+    start = upscale_run.Start(
+        model=model, device=device, offline=offline, workers=jobs, dry_run=dry_run
+    )
+    reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, report=report)
+    if code := upscale_run.run(request, start, reporter):
+        raise typer.Exit(code)

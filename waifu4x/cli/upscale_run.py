@@ -1,75 +1,49 @@
-"""The work of ``waifu4x upscale``: one picture after the other, and what is said about it."""
+"""The work of ``waifu4x upscale``: what was asked for is planned and done, and said."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageColor
 
-from waifu4x import memory, naming, pictures
-from waifu4x.cli import outputs
+from waifu4x import archives, naming
+from waifu4x.batch import estimates, plan, sources
+from waifu4x.batch import run as pipeline
+from waifu4x.batch.jobs import Job
+from waifu4x.batch.plan import Plan, Settled
+from waifu4x.batch.request import STREAM, Request
+from waifu4x.batch.run import Outcome, Split
 from waifu4x.cli.allocator import keep_large_blocks
-from waifu4x.cli.outputs import Claims
+from waifu4x.cli.native import silent_libraries
 from waifu4x.cli.reporter import Reporter
 from waifu4x.errors import (
-    OutOfMemoryError,
-    PictureReadError,
-    PictureWriteError,
+    EXIT_OK,
+    EXIT_SOME_FAILED,
+    DiskFullError,
     UsageError,
     Waifu4xError,
 )
-from waifu4x.formats import check_writable_as
+from waifu4x.formats import check_writable_as, format_of
 from waifu4x.models import open_upscaler
-from waifu4x.pictures import Picture
-from waifu4x.sizes import Target
-from waifu4x.upscaler import Facts, Options, Upscaler
+from waifu4x.upscaler import Facts, Upscaler
 
-STREAM = "-"
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How outputs are written."""
+class Start:
+    """How a run is started, beside what is asked for."""
 
-    format: str | None
-    quality: int | None
-    lossless: bool
-    strip_metadata: bool
-    background: tuple[int, int, int] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything the user asked for."""
-
-    inputs: tuple[str, ...]
-    output: str | None
-    name: str | None
     model: str
-    target: Target
-    options: Options
-    encoding: Encoding
-    overwrite: bool
-    max_pixels: int | None
-    tile_px: int | None
     device: str
-    precision: str
-    tta: bool
     offline: bool
-
-    @property
-    def several(self) -> bool:
-        return len(self.inputs) > 1
-
-    @property
-    def named_output(self) -> str | None:
-        """``-o`` where it can name a file, and so its suffix a format."""
-        return None if self.several or self.name is not None else self.output
+    workers: int | None
+    dry_run: bool
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -80,54 +54,47 @@ def parse_color(text: str) -> tuple[int, int, int]:
         raise UsageError(f"{text!r} is no colour: write it as white or #ff8800") from error
 
 
-def run(request: Request, reporter: Reporter, *, dry_run: bool) -> list[Waifu4xError]:
-    """Enlarge every input; the errors of those that failed are returned, one per file.
+def run(request: Request, start: Start, reporter: Reporter) -> int:
+    """Enlarge every input; the exit code is returned.
 
     Raises:
-        Waifu4xError: nothing can be done for any input, so nothing was.
+        Waifu4xError: nothing can be done for any input, so nothing was; or the disk is full.
     """
     _check(request, reporter)
     keep_large_blocks()
-    failed: list[Waifu4xError] = []
-    claims = Claims.of(source for source in request.inputs if source != STREAM)
-    with reporter.job(len(request.inputs)):
+    stdin = sys.stdin.buffer.read() if STREAM in request.inputs else None
+    with silent_libraries(), reporter.job():
         upscaler = open_upscaler(
-            request.model,
-            device=request.device,
+            start.model,
+            device=start.device,
             precision=request.precision,
             tile_px=request.tile_px,
             tta=request.tta,
             options=request.options,
-            offline=request.offline,
+            offline=start.offline,
             on_download=reporter.downloading,
         )
-        for number, source in enumerate(request.inputs):
-            reporter.working_on(source, number, 0.0)
-            try:
-                job = _plan(source, request, upscaler, claims)
-                if job.exists and not request.overwrite:
-                    reporter.say(f"{job.target} exists: skipped (--overwrite replaces it)")
-                    reporter.outcome({**job.facts, "status": "skipped"})
-                elif dry_run:
-                    costs = job.costs(upscaler, request.target)
-                    reporter.say(job.describe(costs))
-                    reporter.outcome({**job.facts, **costs, "status": "planned"})
-                else:
-                    _do(job, request, upscaler, reporter, number=number)
-            except (Waifu4xError, MemoryError) as caught:
-                error = caught if isinstance(caught, Waifu4xError) else _too_large(source)
-                failed.append(error)
-                reporter.fail(error)
-                reporter.outcome({"input": source, "status": "failed", "error": str(error)})
-    return failed
+        planned = plan.make(request, upscaler, stdin=stdin, on_progress=reporter.planning)
+        workers = start.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+        session = _Session(plan=planned, upscaler=upscaler, reporter=reporter, workers=workers)
+        for settled in planned.settled:
+            session.tell_settled(settled)
+        if start.dry_run:
+            session.describe()
+        else:
+            session.work()
+    return session.exit_code
 
 
 def _check(request: Request, reporter: Reporter) -> None:
     """Everything that can be refused before any work."""
     if not request.inputs:
         raise UsageError("give at least one picture: waifu4x upscale meme.png -s 4")
+    if request.inputs.count(STREAM) > 1:
+        raise UsageError("standard input can be read once: give - once")
     to_stdout = request.output == STREAM or (request.output is None and STREAM in request.inputs)
-    if to_stdout and request.several:
+    several = sources.means_several(request.inputs)
+    if to_stdout and several:
         raise UsageError("only one picture fits into standard output: give a folder with -o")
     if to_stdout and reporter.as_json:
         raise UsageError("--json and the picture cannot both go to standard output: give -o FILE")
@@ -135,239 +102,225 @@ def _check(request: Request, reporter: Reporter) -> None:
         raise UsageError("standard output is a terminal, or closed: give -o FILE, or redirect it")
     if STREAM in request.inputs and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("standard input is a terminal, or closed: redirect a picture into it")
-    if request.several and request.output is not None and os.path.isfile(request.output):
-        raise UsageError(f"{request.output} is a file: give a folder for several pictures")
+    _check_names(request)
+    # A wrong suffix or quality is known now; no input has to be read for it.
+    encoding = request.encoding
+    output = None if several or request.name is not None else request.output
+    if output is not None and archives.is_archive(Path(output)):
+        output = None
+    check_writable_as(
+        naming.output_format("PNG", wish=encoding.format, output=output),
+        1,
+        1,
+        quality=encoding.quality,
+        lossless=encoding.lossless,
+        background=encoding.background,
+    )
+
+
+def _check_names(request: Request) -> None:
+    if request.name is not None and request.suffix is not None:
+        raise UsageError("--name says all of the name: leave --suffix out")
+    if request.suffix is not None and any(s in request.suffix for s in (os.sep, os.altsep) if s):
+        raise UsageError(f"--suffix {request.suffix!r} must be a part of a name, not a path")
     if request.name is not None:
         naming.check_template(request.name)
         output = request.output or ""
         if naming.format_named(Path(output).suffix) and not naming.means_folder(output):
             raise UsageError("give the output's name by -o FILE or by --name, not both")
-    # A wrong suffix or quality is known now; no input has to be read for it.
-    encoding = request.encoding
-    check_writable_as(
-        naming.output_format("PNG", wish=encoding.format, output=request.named_output),
-        1,
-        1,
-        quality=encoding.quality,
-        lossless=encoding.lossless,
-        background=encoding.background,
-    )
+        named, wish = naming.template_format(request.name), request.encoding.format
+        if named is not None and wish is not None and format_of(named) != format_of(wish):
+            raise UsageError(f"--name {request.name!r} is named like {named}, and --format {wish}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Job:
-    """One picture that was read, and all that is decided about it before the network runs."""
+@dataclass(kw_only=True)
+class _Session:
+    """One run, and what is said about it."""
 
-    source: str
-    picture: Picture
-    format: str
-    size_px: tuple[int, int]
-    target: Path | None
-    """None is standard output."""
-    exists: bool
-    """Whether there is a file at `target` already."""
-    passes: tuple[float, ...]
-    memory_bytes: int
-    read_s: float
+    plan: Plan
+    upscaler: Upscaler
+    reporter: Reporter
+    workers: int
+    done: int = 0
+    failed: list[Waifu4xError] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._total_px = sum(job.output_px for job in self.plan.jobs)
+        self._before_px: dict[int, int] = {}
+        before_px = 0
+        for job in self.plan.jobs:
+            self._before_px[id(job)] = before_px
+            before_px += job.output_px
 
     @property
-    def facts(self) -> dict[str, Any]:
-        return {
-            "input": self.source,
-            "output": STREAM if self.target is None else str(self.target),
-            "input_size": [self.picture.width_px, self.picture.height_px],
-            "output_size": list(self.size_px),
-            "format": self.format,
-            "passes": list(self.passes),
-        }
+    def exit_code(self) -> int:
+        if not self.failed:
+            return EXIT_OK
+        # One picture that fails is the whole job; of several, the others were done.
+        return EXIT_SOME_FAILED if self.plan.several else self.failed[0].exit_code
 
-    @property
-    def arrow(self) -> str:
-        before = f"{self.picture.width_px}×{self.picture.height_px}"
-        after = f"{self.size_px[0]}×{self.size_px[1]}"
-        where = "standard output" if self.target is None else str(self.target)
-        return f"{self.source} {before} → {where} {after}"
+    def tell_settled(self, settled: Settled) -> None:
+        """Say why there is nothing to do for a file."""
+        facts = {"input": str(settled.source), "status": settled.status}
+        if settled.error is not None:
+            self.failed.append(settled.error)
+            self.reporter.fail(settled.error)
+            self.reporter.outcome({**facts, "error": settled.reason})
+            return
+        of_folder = settled.place is None
+        (self.left_out if of_folder else self.skipped)[settled.reason] += 1
+        name = settled.target if settled.target is not None else settled.source
+        # What a folder holds is counted; of a folder that was done, every line would be this one.
+        if self.reporter.verbose or not settled.found:
+            self.reporter.say(f"{name} {settled.reason}: skipped")
+        target = {} if settled.target is None else {"output": str(settled.target)}
+        self.reporter.outcome({**facts, **target, "reason": settled.reason})
 
-    def costs(self, upscaler: Upscaler, target: Target) -> dict[str, Any]:
-        return {
-            "tiles": upscaler.tiles(self.picture, target),
-            "tile": upscaler.tile_px(self.picture, target),
-            "memory_bytes": self.memory_bytes,
-            "estimated_s": round(upscaler.estimate_s(self.picture, target), 2),
-        }
+    def describe(self) -> None:
+        """Say what would be done."""
+        for job in self.plan.jobs:
+            costs = _costs(job, self.upscaler, self.plan)
+            self.reporter.say(_in_words(job, costs))
+            self.reporter.outcome({**_facts(job), **costs, "status": "planned"})
+        if self.plan.several:
+            total = estimates.estimate(self.plan, self.upscaler, workers=self.workers)
+            self.reporter.say(
+                f"in all: {len(self.plan.jobs)} files, {total.output_px / 1e6:.1f} megapixels out, "
+                f"about {total.output_bytes / 2**20:.0f} MiB on disk, "
+                f"{total.memory_bytes / 2**20:.0f} MiB of memory for the largest, and "
+                f"{total.wall_s:.1f} s ({total.network_s:.1f} s in the network, "
+                f"{total.encode_s:.1f} s encoding beside it)"
+            )
+            self._summarise()
 
-    def describe(self, costs: dict[str, Any]) -> str:
-        passes = " · ".join(f"{factor:g}x" for factor in self.passes) or "none, only resampling"
-        tiles = f"{costs['tiles']} tile{'s' if costs['tiles'] > 1 else ''}"
-        cut = f", first pass in {tiles} of up to {costs['tile']} px" if costs["tiles"] else ""
-        network = f" and {costs['estimated_s']:.1f} s in the network" if self.passes else ""
-        return (
-            f"{self.arrow}: passes {passes}{cut}, about "
-            f"{self.memory_bytes / 2**20:.0f} MiB of memory{network}"
-        )
+    def work(self) -> None:
+        """Do it. Raises what `pipeline.run` raises, after having said how far it came."""
+        split = None
+        try:
+            split = pipeline.run(
+                self.plan,
+                self.upscaler,
+                on_outcome=self._tell,
+                on_progress=self._progress,
+                workers=self.workers,
+                stdout=None if sys.stdout is None else sys.stdout.buffer,
+            )
+        finally:
+            if self.plan.several:
+                self._summarise()
+            if split is not None and self.reporter.verbose:
+                self.reporter.say(_split_in_words(split))
 
+    def _progress(self, job: Job, share: float) -> None:
+        done_px = self._before_px[id(job)] + share * job.output_px
+        self.reporter.working_on(job.name, done_px, self._total_px)
 
-def _plan(source: str, request: Request, upscaler: Upscaler, claims: Claims) -> _Job:
-    """Read one input and settle format, size, name and memory.
+    def _tell(self, outcome: Outcome) -> None:
+        job, reporter = outcome.job, self.reporter
+        if outcome.error is not None:
+            self.failed.append(outcome.error)
+            if not isinstance(outcome.error, DiskFullError):  # it ends the run, and is said there
+                reporter.fail(outcome.error)
+            reporter.outcome({"input": job.name, "status": "failed", "error": str(outcome.error)})
+            return
+        self.done += 1
+        seconds = {stage: round(spent_s, 4) for stage, spent_s in outcome.seconds.items()}
+        # The network's time is a part of upscaling's.
+        in_all_s = sum(s for stage, s in outcome.seconds.items() if stage != "network")
+        reporter.say(f"{_arrow(job)} ({in_all_s:.1f} s)")
+        for note in outcome.notes:
+            reporter.say(f"  note: {job.name}: {note}")
+        facts: dict[str, Any] = {**_facts(job), "status": "done"}
+        if outcome.facts is not None:
+            if reporter.verbose:
+                spent = ", ".join(f"{stage} {s} s" for stage, s in seconds.items())
+                reporter.say(f"  {_made_in_words(outcome.facts)}; {spent}")
+            facts |= {
+                "model": outcome.facts.model,
+                "device": outcome.facts.device,
+                "precision": outcome.facts.precision,
+                "tile": outcome.facts.tile_px,
+                "waste": round(outcome.facts.waste, 3),
+            }
+        facts |= {"output_bytes": outcome.output_bytes, "seconds": seconds}
+        reporter.outcome({**facts, "notes": list(outcome.notes)})
 
-    Raises:
-        Waifu4xError: it cannot be read, or its output could not be written or held.
-    """
-    started = time.perf_counter()
-    picture = _read(source, request)
-    size_px = request.target.size_px(picture.width_px, picture.height_px)
-    encoding = request.encoding
-    format = naming.output_format(picture.format, wish=encoding.format, output=request.named_output)
-    check_writable_as(
-        format,
-        *size_px,
-        transparent=picture.is_transparent,
-        channels=picture.pixels.shape[2],
-        depth_bits=picture.depth_bits,
-        quality=encoding.quality,
-        lossless=encoding.lossless,
-        background=encoding.background,
-    )
-    target = _target(source, request, upscaler, picture, format=format, size_px=size_px)
-    if target is not None:
-        claims.claim(target, source)
-    job = _Job(
-        source=source,
-        picture=picture,
-        format=format,
-        size_px=size_px,
-        target=target,
-        exists=target is not None and outputs.exists(target),
-        passes=upscaler.passes(request.target.factor(picture.width_px, picture.height_px)),
-        memory_bytes=upscaler.memory_bytes(picture, size_px),
-        read_s=time.perf_counter() - started,
-    )
-    free_bytes = memory.free_host_bytes()
-    if job.memory_bytes > free_bytes:
-        raise OutOfMemoryError(
-            f"{source}: {size_px[0]}×{size_px[1]} px need about {job.memory_bytes / 2**30:.1f} GiB "
-            f"of memory, {free_bytes / 2**30:.1f} are free; choose a smaller size"
-        )
-    return job
-
-
-def _read(source: str, request: Request) -> Picture:
-    limit = pictures.MAX_PIXELS if request.max_pixels is None else request.max_pixels
-    if source == STREAM:
-        return pictures.read(sys.stdin.buffer, max_pixels=limit)
-    if os.path.isdir(source):
-        raise PictureReadError(f"{source} is a folder: give its pictures, such as {source}/*.png")
-    return pictures.read(Path(source), max_pixels=limit)
-
-
-def _target(
-    source: str,
-    request: Request,
-    upscaler: Upscaler,
-    picture: Picture,
-    *,
-    format: str,
-    size_px: tuple[int, int],
-) -> Path | None:
-    if request.output == STREAM or (request.output is None and source == STREAM):
-        return None
-    path = Path("stdin" if source == STREAM else source)
-    suffix = naming.suffix_for(format, source=path, wish=request.encoding.format)
-    name = None
-    if request.name is not None:
-        name = naming.fill_template(
-            request.name,
-            source=path,
-            model=upscaler.name,
-            scale=request.target.factor(picture.width_px, picture.height_px),
-            size_px=size_px,
-            suffix=suffix,
-        )
-    return naming.output_path(
-        path,
-        request.output,
-        suffix=suffix,
-        name=name,
-        model=upscaler.name,
-        size=naming.size_label(request.target, size_px),
-        several=request.several,
-    )
+    def _summarise(self) -> None:
+        planned = len(self.plan.jobs)
+        failed_before = sum(s.status == "failed" for s in self.plan.settled)
+        missing = planned - self.done - (len(self.failed) - failed_before)
+        rows = [("done", str(self.done), "")] if self.done or not missing else []
+        rows += [("skipped", str(n), reason) for reason, n in sorted(self.skipped.items())]
+        rows += [("left out", str(n), reason) for reason, n in sorted(self.left_out.items())]
+        if self.failed:
+            rows.append(("failed", str(len(self.failed)), ""))
+        if missing:
+            rows.append(("to do", str(missing), "the same command goes on"))
+        self.reporter.summary(rows)
 
 
-def _too_large(source: str) -> OutOfMemoryError:
-    return OutOfMemoryError(f"{source} does not fit into memory; choose a smaller size")
-
-
-def _do(
-    job: _Job, request: Request, upscaler: Upscaler, reporter: Reporter, *, number: int
-) -> None:
-    """Enlarge and write one picture, and say so."""
-
-    def on_progress(share: float) -> None:
-        reporter.working_on(job.source, number, share)
-
-    if job.target is not None:
-        outputs.prepare_folder(job.target.parent)
-    started = time.perf_counter()
-    result, facts = upscaler.upscale(job.picture, request.target, on_progress=on_progress)
-    upscaled_s = time.perf_counter() - started
-    _write(result, job, request.encoding)
-    written_s = time.perf_counter() - started - upscaled_s
-    lost = pictures.losses(
-        result,
-        job.format,
-        strip_metadata=request.encoding.strip_metadata,
-        background=request.encoding.background,
-    )
-    notes = (*dict.fromkeys((*job.picture.notes, *result.notes)), *facts.notes, *lost)
-    if job.picture.frames_total > 1:
-        notes = (f"it has {job.picture.frames_total} frames: only the first was enlarged", *notes)
-    seconds = {
-        "read": round(job.read_s, 4),
-        "network": round(facts.network_s, 4),
-        "upscale": round(upscaled_s, 4),
-        "write": round(written_s, 4),
+def _facts(job: Job) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "input": job.name if job.data is not None else str(job.source.path),
+        "output": STREAM if job.target is None else str(job.target),
+        "input_size": [job.header.width_px, job.header.height_px],
+        "output_size": list(job.size_px),
+        "format": job.format,
+        "passes": list(job.passes),
     }
-    reporter.say(f"{job.arrow} ({sum((job.read_s, upscaled_s, written_s)):.1f} s)")
-    for note in notes:
-        reporter.say(f"  note: {job.source}: {note}")
-    if reporter.verbose:
-        reporter.say(f"  {_in_words(facts)}; {', '.join(f'{k} {v} s' for k, v in seconds.items())}")
-    reporter.outcome(
-        {
-            **job.facts,
-            "status": "done",
-            "model": facts.model,
-            "device": facts.device,
-            "precision": facts.precision,
-            "tile": facts.tile_px,
-            "waste": round(facts.waste, 3),
-            "seconds": seconds,
-            "notes": list(notes),
-        }
+    if job.header.frames > 1:
+        facts["frames"] = job.header.frames
+    if job.members is not None:
+        facts["members"] = job.members
+    return facts
+
+
+def _arrow(job: Job) -> str:
+    before = f"{job.header.width_px}×{job.header.height_px}"
+    after = f"{job.size_px[0]}×{job.size_px[1]}"
+    where = "standard output" if job.target is None else str(job.target)
+    count = ""
+    if job.members is not None:
+        count = f" ({job.members} picture{'s' if job.members > 1 else ''})"
+    elif job.header.frames > 1:
+        count = f" ({job.header.frames} {'pages' if job.header.kind == 'pages' else 'frames'})"
+    return f"{job.name} {before}{count} → {where} {after}"
+
+
+def _costs(job: Job, upscaler: Upscaler, whole: Plan) -> dict[str, Any]:
+    target = whole.request.target
+    return {
+        "tiles": upscaler.tiles(job.header, target),
+        "tile": upscaler.tile_px(job.header, target),
+        "memory_bytes": job.memory_bytes,
+        "output_bytes": job.output_bytes,
+        "estimated_s": round(job.frames * upscaler.estimate_s(job.header, target), 2),
+    }
+
+
+def _in_words(job: Job, costs: dict[str, Any]) -> str:
+    passes = " · ".join(f"{factor:g}x" for factor in job.passes) or "none, only resampling"
+    tiles = f"{costs['tiles']} tile{'s' if costs['tiles'] > 1 else ''}"
+    cut = f", first pass in {tiles} of up to {costs['tile']} px" if costs["tiles"] else ""
+    network = f" and {costs['estimated_s']:.1f} s in the network" if job.passes else ""
+    return (
+        f"{_arrow(job)}: passes {passes}{cut}, about "
+        f"{job.memory_bytes / 2**20:.0f} MiB of memory{network}"
     )
 
 
-def _in_words(facts: Facts) -> str:
+def _made_in_words(facts: Facts) -> str:
     tiles = "untiled" if facts.tile_px is None else f"tiles of up to {facts.tile_px} px"
     return f"{facts.model} on {facts.device} in {facts.precision}, {tiles}, waste {facts.waste:.2f}"
 
 
-def _write(result: Picture, job: _Job, encoding: Encoding) -> None:
-    options = {
-        "quality": encoding.quality,
-        "lossless": encoding.lossless,
-        "strip_metadata": encoding.strip_metadata,
-        "background": encoding.background,
-    }
-    if job.target is not None:
-        pictures.write(result, job.target, format=job.format, **options)
-        return
-    data = pictures.encode(result, format=job.format, **options)
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise  # whoever read it has read enough
-    except OSError as error:
-        raise PictureWriteError(f"cannot write to standard output: {error.strerror}") from error
+def _split_in_words(split: Split) -> str:
+    spent = split.stages_s
+    return (
+        f"{split.wall_s:.2f} s: decoding {spent['read']:.2f} s, upscaling {spent['upscale']:.2f} s "
+        f"(network {spent['network']:.2f} s), encoding {spent['encode']:.2f} s, writing "
+        f"{spent['write']:.2f} s, side by side; upscaling waited {split.starved_s:.2f} s for "
+        f"pictures and {split.blocked_s:.2f} s for encoders"
+    )

@@ -24,6 +24,8 @@ class Outline:
     frames: int = 1
     pixels: int = 0
     """Of all frames together; what decoding takes at most."""
+    largest: int = 0
+    """Pixels of the largest frame, or of the screen where that is larger."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,8 @@ def outline(stream: BinaryIO) -> Outline:
         elif head[4:] == b"acTL":
             frames = int.from_bytes(stream.read(4), "big")
             # None at all makes it no animation.
-            return Outline(frames=max(frames, 1), pixels=frames * width * height)
+            canvas = width * height
+            return Outline(frames=max(frames, 1), pixels=frames * canvas, largest=canvas)
         stream.seek(size + 4, io.SEEK_CUR)
     return Outline()
 

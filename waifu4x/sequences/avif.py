@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from waifu4x import deep
 from waifu4x.decoders import Stored, exif_of
 from waifu4x.encoders import Encodable, image_of, pillow_options
 from waifu4x.sequences import Film, Outline
@@ -32,11 +33,15 @@ def outline(stream: BinaryIO) -> Outline:
         return Outline()  # a relative of it, or damaged: who reads it as a picture will say
     with image:
         frames = getattr(image, "n_frames", 1)
-        return Outline(frames=frames, pixels=frames * image.width * image.height)
+        canvas = image.width * image.height
+        return Outline(frames=frames, pixels=frames * canvas, largest=canvas)
 
 
 def decode(stream: BinaryIO) -> Film:
-    plays = _plays(stream.read())
+    data = stream.read()
+    plays = _plays(data)
+    depth = deep.avif_depth_bits(data)
+    notes = (f"its {depth}-bit frames were read with 8 bits",) if depth > 8 else ()
     shown, starts_ms = [], []
     duration_ms = 0
     with Image.open(stream, formats=("AVIF",)) as image:
@@ -58,6 +63,7 @@ def decode(stream: BinaryIO) -> Film:
                 format="AVIF",
                 info=info,
                 exif=exif,
+                notes=notes,
             )
             for s in shown
         ],

@@ -72,10 +72,8 @@ class _Layout:
 def outline(stream: BinaryIO) -> Outline:
     layout = _layout(stream.read())
     canvas_px = layout.width * layout.height
-    return Outline(
-        frames=len(layout.images),
-        pixels=sum(max(canvas_px, image.width * image.height) for image in layout.images),
-    )
+    sizes = [max(canvas_px, image.width * image.height) for image in layout.images]
+    return Outline(frames=len(sizes), pixels=sum(sizes), largest=max(sizes))
 
 
 def decode(stream: BinaryIO) -> Film:

@@ -51,7 +51,8 @@ class _Style:
 
 def outline(stream: BinaryIO) -> Outline:
     pages = _pages(stream, _style(stream))
-    return Outline(frames=len(pages), pixels=sum(page.pixels for page in pages))
+    sizes = [page.pixels for page in pages]
+    return Outline(frames=len(sizes), pixels=sum(sizes), largest=max(sizes, default=0))
 
 
 def decode(stream: BinaryIO, *, max_pixels: int) -> list[Stored]:

@@ -34,7 +34,8 @@ def outline(stream: BinaryIO) -> Outline:
         return Outline()
     width, height = (1 + int.from_bytes(packed[k : k + 3], "little") for k in (0, 3))
     frames = sum(name == b"ANMF" for name, _ in _heads(stream))
-    return Outline(frames=max(frames, 1), pixels=frames * width * height)
+    canvas = width * height
+    return Outline(frames=max(frames, 1), pixels=frames * canvas, largest=canvas)
 
 
 def decode(stream: BinaryIO) -> Film:

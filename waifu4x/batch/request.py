@@ -1,0 +1,80 @@
+"""Everything that a user asks of one run over many files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+from waifu4x.sizes import Target
+from waifu4x.upscaler import Options, Upscaler
+
+STREAM = "-"
+"""Standard input, or standard output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How outputs are written; see `pictures.encode`."""
+
+    format: str | None = None
+    """As the user wrote it; None is the input's."""
+    quality: int | None = None
+    lossless: bool = False
+    strip_metadata: bool = False
+    background: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to enlarge, how, and where it goes."""
+
+    inputs: tuple[str, ...]
+    """Files, folders, globs, ``@list.txt`` and ``-``; see `sources.gather`."""
+    target: Target
+    output: str | None = None
+    """A file, a folder, ``-``, or None: beside the input, for a folder beside that."""
+    recursive: bool = False
+    name: str | None = None
+    """A template for names of outputs; see `naming.check_template`."""
+    suffix: str | None = None
+    """What is put behind the stems of outputs."""
+    options: Options = field(default_factory=Options)
+    encoding: Encoding = field(default_factory=Encoding)
+    overwrite: bool = False
+    retry_failed: bool = False
+    """Do only what the journal says failed."""
+    fail_fast: bool = False
+    first_frame: bool = False
+    """Take the first picture of every animation and document."""
+    provenance: bool = True
+    max_pixels: int | None = None
+    check_space: bool = True
+    tile_px: int | None = None
+    precision: str = "auto"
+    tta: bool = False
+
+    def settings_key(self, upscaler: Upscaler) -> str:
+        """A short name for everything that decides an output's pixels and bytes.
+
+        It depends on nothing of the machine; where the tool or the device changes, what was done
+        stays done.
+        """
+        settings = {
+            "model": sha256_of(upscaler) or upscaler.name,
+            "target": asdict(self.target),
+            "options": asdict(self.options),
+            "encoding": asdict(self.encoding),
+            "first_frame": self.first_frame,
+            "provenance": self.provenance,
+            "tile_px": self.tile_px,
+            "precision": self.precision,
+            "tta": self.tta,
+        }
+        text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sha256_of(upscaler: Upscaler) -> str | None:
+    """Of the file of the model; None for a resampling kernel, which has none."""
+    return None if isinstance(upscaler.model, str) else upscaler.model.sha256
