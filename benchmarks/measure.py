@@ -3,6 +3,8 @@
     python benchmarks/measure.py precision [-m MODEL]     bf16 against fp32: agreement and speed
     python benchmarks/measure.py large [-m MODEL]         4000×3000 to 16000×12000: memory and time
     python benchmarks/measure.py startup                  --help and a 64×64 picture, end to end
+    python benchmarks/measure.py folder [-m MODEL]        60 mixed pictures: stages side by side
+    python benchmarks/measure.py growth [-m MODEL]        500 small pictures: does memory grow
 
 Speed is always a ratio of two things measured in turn in one run.
 """
@@ -20,8 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from waifu4x.batch.request import Request
+    from waifu4x.upscaler import Upscaler
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PICTURES = ("meme.png", "anime.png", "photo.png")
@@ -29,7 +36,7 @@ PICTURES = ("meme.png", "anime.png", "photo.png")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figure", choices=("precision", "large", "startup"))
+    parser.add_argument("figure", choices=("precision", "large", "startup", "folder", "growth"))
     parser.add_argument("-m", "--model", default="waifu4x-fast")
     parser.add_argument("--runs", type=int, default=5)
     asked = parser.parse_args()
@@ -37,6 +44,10 @@ def main() -> None:
         precision(asked.model, asked.runs)
     elif asked.figure == "large":
         large(asked.model)
+    elif asked.figure == "folder":
+        folder(asked.model)
+    elif asked.figure == "growth":
+        growth(asked.model)
     else:
         startup(asked.runs)
 
@@ -114,6 +125,137 @@ def startup(runs: int) -> None:
             print(
                 f"{name:<28} {statistics.median(values[1:]):.3f} s, {spread(ratios)} bare pythons"
             )
+
+
+def folder(model: str) -> None:
+    """The pipeline's time against its slowest stage, and against one stage after the other."""
+    import waifu4x
+    from waifu4x.batch.request import Request
+
+    upscaler = waifu4x.open_upscaler(model)
+    walls = {"side by side": 0.0, "one by one": 0.0}
+    stages: dict[str, dict[str, float]] = {name: {} for name in walls}
+    waited_s = 0.0
+    with tempfile.TemporaryDirectory() as place:
+        # In three parts, in turn, so that a machine that slows down slows both.
+        for part in range(3):
+            source = Path(place) / f"in{part}"
+            mixed_pictures(source, count=20, seed=part)
+            for name, ways in (("side by side", pipelined), ("one by one", sequential)):
+                request = Request(
+                    inputs=(str(source),),
+                    output=str(Path(place) / f"{name}{part}"),
+                    target=waifu4x.Target(scale=4),
+                )
+                began = time.perf_counter()
+                spent, waited = ways(request, upscaler)
+                walls[name] += time.perf_counter() - began
+                waited_s += waited
+                for stage, seconds in spent.items():
+                    stages[name][stage] = stages[name].get(stage, 0.0) + seconds
+    for name, spent in stages.items():
+        texts = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in sorted(spent.items()))
+        print(f"{name}: {walls[name]:.1f} s in all; {texts}")
+    both = walls["side by side"]
+    print(f"the network waited {waited_s:.1f} s for other stages")
+    print(f"against its slowest stage:          {both / max(stages['side by side'].values()):.3f}")
+    print(f"against that stage run one by one:  {both / max(stages['one by one'].values()):.3f}")
+    print(f"against all stages run one by one:  {both / walls['one by one']:.3f}")
+
+
+def pipelined(request: Request, upscaler: Upscaler) -> tuple[dict[str, float], float]:
+    from waifu4x.batch import plan
+    from waifu4x.batch.run import run
+
+    planned = plan.make(request, upscaler)
+    split = run(
+        planned,
+        upscaler,
+        on_outcome=lambda outcome: None,
+        on_progress=lambda job, share: None,
+        workers=os.cpu_count() or 1,
+    )
+    return dict(split.stages_s), split.starved_s + split.blocked_s
+
+
+def sequential(request: Request, upscaler: Upscaler) -> tuple[dict[str, float], float]:
+    """The same stages for the same files, one after the other in this thread."""
+    from waifu4x.batch import plan, stages
+    from waifu4x.batch.assembly import Assembly, Folders
+
+    spent: dict[str, float] = {}
+    for job in plan.make(request, upscaler).jobs:
+        assembly = Assembly(job, wish=None, folders=Folders(), stdout=None)
+        for part in stages.decode(job, request):
+            stages.enlarge(part, upscaler, request, on_progress=lambda share: None)
+            stages.encode(part, upscaler, request)
+            assembly.add(part)
+        for stage, seconds in assembly.seconds.items():
+            spent[stage] = spent.get(stage, 0.0) + seconds
+    return spent, 0.0
+
+
+def mixed_pictures(target: Path, *, count: int, seed: int) -> None:
+    """About a megapixel each, of the kinds and formats that folders hold."""
+    import waifu4x
+
+    target.mkdir()
+    rng = np.random.default_rng(seed)
+    endings = ("png", "jpg", "webp", "png", "jpg", "tiff", "png", "jpg", "gif", "png")
+    for number in range(count):
+        width, height = (int(n) for n in rng.integers(850, 1150, 2))
+        pixels = photo(width, height)
+        kind = number % len(endings)
+        if kind == 3:
+            pixels = pixels[..., :1]
+        if kind == 6:
+            pixels = pixels.astype(np.uint16) * 257
+        alpha = None
+        if kind == 9:
+            alpha = np.where(np.hypot(*np.mgrid[:height, :width]) < width, 255, 60).astype(np.uint8)
+        picture = waifu4x.Picture(pixels=np.ascontiguousarray(pixels), alpha=alpha)
+        waifu4x.write(picture, target / f"{number:03}.{endings[kind]}")
+
+
+def growth(model: str) -> None:
+    """Resident memory after 50 and after 500 small pictures of one run."""
+    import waifu4x
+    from waifu4x.batch import plan
+    from waifu4x.batch.request import Request
+    from waifu4x.batch.run import run
+    from waifu4x.cli.allocator import keep_large_blocks
+
+    keep_large_blocks()
+    upscaler = waifu4x.open_upscaler(model)
+    rng = np.random.default_rng(0)
+    seen: list[int] = []
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place) / "in"
+        source.mkdir()
+        for number in range(500):
+            width, height = (int(n) for n in rng.integers(60, 100, 2))
+            ending = ("png", "jpg", "webp")[number % 3]
+            waifu4x.write(
+                waifu4x.Picture(pixels=photo(width, height)), source / f"{number:03}.{ending}"
+            )
+        request = Request(
+            inputs=(str(source),), output=f"{place}/out", target=waifu4x.Target(scale=4)
+        )
+        run(
+            plan.make(request, upscaler),
+            upscaler,
+            on_outcome=lambda outcome: seen.append(resident_bytes()),
+            on_progress=lambda job, share: None,
+            workers=os.cpu_count() or 1,
+        )
+    for files in (1, 50, 100, 250, 500):
+        print(f"after {files:>3} files {seen[files - 1] / 2**20:.1f} MiB")
+    print(f"growth from 50 to 500 files: {seen[499] / seen[49] - 1:+.1%}")
+
+
+def resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def upscale_command(source: Path, model: str) -> list[str]:

@@ -388,7 +388,7 @@ def test_space_of_each_disk_is_counted_on_its_own(monkeypatch: pytest.MonkeyPatc
     places = {Path("one"): Place(1), Path("two"): Place(2)}
     monkeypatch.setattr(outputs, "check_folder", lambda folder: places[folder])
     monkeypatch.setattr(outputs, "_free_bytes", lambda folder: free[folder.st_dev])
-    monkeypatch.setattr(outputs.failures, "shown", str)
+    monkeypatch.setattr(outputs, "shown", str)
     outputs.check_space([(Path("one/a"), 50), (Path("one/b"), 50), (Path("two/c"), 8)])
     with pytest.raises(outputs.DiskFullError, match="the outputs in disk 1 need"):
         outputs.check_space([(Path("one/a"), 50), (Path("one/b"), 51)])

@@ -84,6 +84,15 @@ def in_member(path: Path, member: str, error: Waifu4xError) -> Waifu4xError:
     return type(error)(f"{name} {rest}" if rest != text else f"{name}: {text}")
 
 
+def named(error: Waifu4xError, *names: str) -> Waifu4xError:
+    """The same error, and its message says which file it is about: the first of `names`.
+
+    Where it names one of them already it stays as it is.
+    """
+    text = str(error)
+    return error if any(name in text for name in names) else type(error)(f"{names[0]}: {text}")
+
+
 def check_writable(
     header: Header,
     format: str,

@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from waifu4x import failures, files, naming
+from waifu4x import files, naming
 from waifu4x.batch import sources
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.errors import DiskFullError, PictureWriteError, UsageError
+from waifu4x.failures import shown
 
 SPACE_FACTOR = 1.2
 """How much more than estimated must be free: pictures differ."""
@@ -79,15 +80,19 @@ class Claims:
             real, root = self._real(target.parent), self._real(self.inside)
             if os.path.commonpath([real, root]) != root:
                 raise UsageError(
-                    f"{target} would lie in {real}, where a link leads out of {self.inside}: "
+                    f"{shown(target)} would lie in {shown(Path(real))}, where a link leads out of "
+                    f"{shown(self.inside)}: "
                     f"remove the link, or choose another folder with -o"
                 )
         if (other := self._inputs.get(key, source)) != source:
-            raise UsageError(f"{source} would become {target}, which is an input too ({other})")
+            raise UsageError(
+                f"{shown(source)} would become {shown(target)}, which is an input too "
+                f"({shown(other)})"
+            )
         owner = self._outputs.setdefault(key, source)
         if owner != source:
             raise UsageError(
-                f"{source} and {owner} would both become {target}: rename one of them, or use "
+                f"{shown(source)} and {shown(owner)} would both become {shown(target)}: rename one of them, or use "
                 f"--name or other folders with -o"
             )
 
@@ -119,11 +124,11 @@ def exists(target: Path) -> bool:
         return False
     except OSError as error:
         raise PictureWriteError(
-            f"{target} cannot be written: {error.strerror}; choose another with -o"
+            f"{shown(target)} cannot be written: {error.strerror}; choose another with -o"
         ) from error
     if not stat.S_ISREG(mode):
         # It would be replaced by a file: nobody wants that of /dev/null.
-        raise PictureWriteError(f"{target} is no regular file; choose another with -o")
+        raise PictureWriteError(f"{shown(target)} is no regular file; choose another with -o")
     return True
 
 
@@ -136,9 +141,11 @@ def check_folder(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     if not folder.is_dir():
-        raise PictureWriteError(f"{folder} is no folder; choose another with -o")
+        raise PictureWriteError(f"{shown(folder)} is no folder; choose another with -o")
     if not os.access(folder, os.W_OK):
-        raise PictureWriteError(f"the folder {folder} may not be written; choose another with -o")
+        raise PictureWriteError(
+            f"the folder {shown(folder)} may not be written; choose another with -o"
+        )
     return folder
 
 
@@ -155,7 +162,7 @@ def prepare_folder(folder: Path) -> None:
             path.mkdir(exist_ok=True)
     except OSError as error:
         raise PictureWriteError(
-            f"cannot make the folder {folder} ({error.strerror}); choose another with -o"
+            f"cannot make the folder {shown(folder)} ({error.strerror}); choose another with -o"
         ) from error
     files.sweep_orphans(folder)
 
@@ -182,7 +189,7 @@ def check_space(needs: Iterable[tuple[Path, int]]) -> None:
         need_bytes, free_bytes = int(total_bytes[device] * SPACE_FACTOR), _free_bytes(folder)
         if need_bytes > free_bytes:
             raise DiskFullError(
-                f"the outputs in {failures.shown(folder)} need about {_gib(need_bytes)}, and "
+                f"the outputs in {shown(folder)} need about {_gib(need_bytes)}, and "
                 f"{_gib(free_bytes)} are free: free some space, choose a format that needs less "
                 f"(-f webp), or go on all the same with --no-space-check"
             )

@@ -14,7 +14,7 @@ from typing import Literal
 
 from waifu4x import archives, failures, headers, memory, naming
 from waifu4x.batch import outputs, sources
-from waifu4x.batch.jobs import Job, archive_header, check_writable, memory_bytes
+from waifu4x.batch.jobs import Job, archive_header, check_writable, memory_bytes, named
 from waifu4x.batch.journal import FOLDER, NAME, Journal, Line
 from waifu4x.batch.outputs import Claims
 from waifu4x.batch.request import STREAM, Request
@@ -152,6 +152,7 @@ def _left_out(entry: LeftOut) -> Settled:
 
 
 def _failed(source: Source, error: Waifu4xError) -> Settled:
+    error = named(error, failures.shown(source.path))
     return Settled(
         source=source.path,
         status="failed",

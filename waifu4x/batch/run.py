@@ -27,7 +27,7 @@ from typing import BinaryIO, Literal
 from waifu4x import failures, memory
 from waifu4x.batch import stages
 from waifu4x.batch.assembly import Assembly, Folders
-from waifu4x.batch.jobs import Job
+from waifu4x.batch.jobs import Job, named
 from waifu4x.batch.journal import Line
 from waifu4x.batch.limits import POLL_S, Budget, Slots
 from waifu4x.batch.plan import Plan
@@ -369,5 +369,6 @@ def _own(error: Waifu4xError | MemoryError, job: Job) -> Waifu4xError:
     """As an error of ours, without the frames that it went through: they hold the pictures."""
     if isinstance(error, MemoryError):
         return OutOfMemoryError(f"{job.name} does not fit into memory; choose a smaller size")
+    error = named(error, job.name, *([] if job.target is None else [failures.shown(job.target)]))
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
