@@ -27,7 +27,7 @@ from waifu4x.pictures import Picture
 WIDTH, HEIGHT = 48, 40
 TRUNCATIONS, FLIPS, SPLICES = 64, 64, 16
 EACH = TRUNCATIONS + FLIPS + SPLICES
-_ERROR = re.compile(r"error: (?P<path>\S+) (?P<reason>\S.*)")
+_ERROR = re.compile(r"error: (?P<path>\S+?):? (?P<reason>\S.*)")
 
 
 def _frames(count: int) -> list[Image.Image]:

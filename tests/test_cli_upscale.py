@@ -763,16 +763,3 @@ def test_a_fifo_does_not_hang(place: Path) -> None:
     done = waifu4x("upscale", place / "pipe.png", "-m", "nearest", timeout=30)
     assert done.returncode == 1
     assert b"is no regular file" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_public_collection_of_broken_pictures(tmp_path: Path) -> None:
-    """WAIFU4X_CORPUS=DIR: every file of it, through the command line."""
-    corpus = os.environ.get("WAIFU4X_CORPUS")
-    if not corpus:
-        pytest.skip("needs WAIFU4X_CORPUS")
-    for path in sorted(p for p in Path(corpus).rglob("*") if p.is_file()):
-        done = nearest(path, "-s", 1, "-o", f"{tmp_path}/out/", "--overwrite", "-f", "png")
-        assert done.exit_code in (0, 1), (path, done.stderr)
-        assert done.exit_code == 0 or done.stderr.startswith("error: ")
-    assert not list(tmp_path.rglob("*.partial"))

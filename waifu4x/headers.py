@@ -90,6 +90,8 @@ def _by_pillow(stream: BinaryIO, found: Outline) -> Header:
     raw_mode = str(image.tile[0].args) if image.tile else ""
     exif = decoders.exif_of(image)
     is_deep = image.mode[0] in "IF" or ";16" in raw_mode
+    # Pillow takes gray with alpha of 16 bits for RGBA.
+    is_gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16") or raw_mode[:2] == "LA"
     if format == "PNG" and not image.info.get("exif"):
         exif = _late_exif(stream)
     elif format == "AVIF":
@@ -99,7 +101,7 @@ def _by_pillow(stream: BinaryIO, found: Outline) -> Header:
         format,
         image.size,
         orientation=_orientation(exif),
-        channels=1 if image.mode in _GRAY_MODES or image.mode.startswith("I;16") else 3,
+        channels=1 if is_gray else 3,
         # Frames of an animation may leave parts of the screen empty.
         has_alpha=image.has_transparency_data or (format == "GIF" and found.frames > 1),
         depth_bits=16 if is_deep else 8,

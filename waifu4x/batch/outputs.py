@@ -92,8 +92,8 @@ class Claims:
         owner = self._outputs.setdefault(key, source)
         if owner != source:
             raise UsageError(
-                f"{shown(source)} and {shown(owner)} would both become {shown(target)}: rename one of them, or use "
-                f"--name or other folders with -o"
+                f"{shown(source)} and {shown(owner)} would both become {shown(target)}: "
+                f"rename one of them, or use --name or other folders with -o"
             )
 
     def key(self, path: Path) -> str:
