@@ -162,8 +162,8 @@ def test_interrupted_and_resumed(
                 os.utime(orphan, (time.time() - 2 * DAY_S,) * 2)
         else:
             assert _temporaries(out) == []
-            # What was told to be done is there, and the other way round.
-            assert told.count(" → ") == len(there)
+            # What was told is there, and the other way round, but for a line that was interrupted.
+            assert len(there) - 1 <= told.count(" → ") <= len(there)
         batch.finish(out)
         assert _tree(out) == batch.reference
         assert _temporaries(out) == []

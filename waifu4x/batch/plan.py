@@ -98,8 +98,8 @@ def make(
     several = sources.means_several(request.inputs)
     if folder is not None:
         outputs.check_folder(folder)
-    named = [text for text in request.inputs if text != STREAM]
-    found, left_out = sources.gather(named, recursive=request.recursive, exclude=folder)
+    inputs = [text for text in request.inputs if text != STREAM]
+    found, left_out = sources.gather(inputs, recursive=request.recursive, exclude=folder)
     if stdin is not None:
         found.append(Source(path=Path("stdin"), relative=Path("stdin")))
     if not found:
@@ -116,7 +116,8 @@ def make(
         try:
             drafts.append(maker.draft(source, data=stdin if is_stdin else None))
         except Waifu4xError as error:
-            plan.settled.append(_failed(source, error))
+            known = error if is_stdin else named(error, failures.shown(source.path))
+            plan.settled.append(_failed(source, known))
             if request.fail_fast:
                 break
         if on_progress is not None:
@@ -152,7 +153,6 @@ def _left_out(entry: LeftOut) -> Settled:
 
 
 def _failed(source: Source, error: Waifu4xError) -> Settled:
-    error = named(error, failures.shown(source.path))
     return Settled(
         source=source.path,
         status="failed",
@@ -222,9 +222,9 @@ class _Maker:
         )
 
     def _format(self, header: Header, *, is_archive: bool) -> str:
-        named = None if self.folder is not None or is_archive else self.request.output
+        output = None if self.folder is not None or is_archive else self.request.output
         wish = self.request.encoding.format
-        return naming.output_format(header.format, wish=wish, output=named)
+        return naming.output_format(header.format, wish=wish, output=output)
 
     def _check_memory(self, job: Job) -> None:
         if job.memory_bytes <= self._free_bytes:

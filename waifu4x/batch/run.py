@@ -81,7 +81,8 @@ def run(
     """Do all jobs of `plan`.
 
     Args:
-        on_outcome: called for every job that ended, in this thread, also when the run is cut short.
+        on_outcome: called for every job that ended, in this thread, also when the run is cut short;
+            never twice, so a signal that arrives in it cuts it short too.
         on_progress: called with a job and how much of it the network has done, 0..1.
         workers: how many threads encode.
         stdout: where a job without a target goes.

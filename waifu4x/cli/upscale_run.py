@@ -193,7 +193,7 @@ class _Session:
                 f"{total.wall_s:.1f} s ({total.network_s:.1f} s in the network, "
                 f"{total.encode_s:.1f} s encoding beside it)"
             )
-            self._summarise()
+            self._summarise("")
 
     def work(self) -> None:
         """Do it. Raises what `pipeline.run` raises, after having said how far it came."""
@@ -247,7 +247,7 @@ class _Session:
         facts |= {"output_bytes": outcome.output_bytes, "seconds": seconds}
         reporter.outcome({**facts, "notes": list(outcome.notes)})
 
-    def _summarise(self) -> None:
+    def _summarise(self, hint: str = "the same command goes on") -> None:
         planned = len(self.plan.jobs)
         failed_before = sum(s.status == "failed" for s in self.plan.settled)
         missing = planned - self.done - (len(self.failed) - failed_before)
@@ -257,7 +257,7 @@ class _Session:
         if self.failed:
             rows.append(("failed", str(len(self.failed)), ""))
         if missing:
-            rows.append(("to do", str(missing), "the same command goes on"))
+            rows.append(("to do", str(missing), hint))
         self.reporter.summary(rows)
 
 
