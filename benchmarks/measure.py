@@ -186,7 +186,8 @@ def sequential(request: Request, upscaler: Upscaler) -> tuple[dict[str, float], 
     spent: dict[str, float] = {}
     for job in plan.make(request, upscaler).jobs:
         assembly = Assembly(job, wish=None, folders=Folders(), stdout=None)
-        for part in stages.decode(job, request):
+        for part in stages.parts(job, upscaler, request):
+            stages.decode(part, request)
             stages.enlarge(part, upscaler, request, on_progress=lambda share: None)
             stages.encode(part, upscaler, request)
             assembly.add(part)
