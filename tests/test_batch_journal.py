@@ -172,8 +172,8 @@ def test_processes_append_at_the_same_time(tmp_path: Path) -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 4
-    written = rows(tmp_path)
-    assert written.pop() == b""
+    # Who sees the line of another half written begins with a line end: that makes an empty one.
+    written = [row for row in rows(tmp_path) if row]
     assert sorted(json.loads(row)["source"] for row in written) == sorted(
         f"{process}-{k}.png" for process in range(4) for k in range(100)
     )
@@ -212,7 +212,7 @@ def test_a_journal_that_cannot_be_read_or_written(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / ".waifu4x").write_bytes(b"in the way")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=r"\.waifu4x"):
         Journal(tmp_path).append(line())
     assert (tmp_path / ".waifu4x").read_bytes() == b"in the way"
 
@@ -226,9 +226,8 @@ def test_a_disk_with_room_for_a_part_of_a_line(
         journal_module.os, "write", lambda descriptor, data: write(descriptor, data[:20])
     )
     journal = Journal(tmp_path)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         journal.append(line("a.png"))
-    assert caught.value.errno == errno.ENOSPC
     assert journal.find("a.png") is None
     monkeypatch.undo()
     journal.append(line("b.png"))

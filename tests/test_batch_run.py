@@ -7,6 +7,7 @@ import itertools
 import random
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,7 +35,6 @@ from waifu4x.errors import (
     NumericsError,
     OutOfMemoryError,
     PictureWriteError,
-    Waifu4xError,
 )
 from waifu4x.formats import FORMATS
 from waifu4x.sizes import Target
@@ -84,6 +84,7 @@ class Place:
     """An input folder, an output folder, and runs from one into the other."""
 
     folder: Path
+    latest: Ran = field(default_factory=Ran)
 
     @property
     def inputs(self) -> Path:
@@ -115,7 +116,7 @@ class Place:
 
     def run(self, plan: Plan | None = None, *, workers: int = 1, **changes: Any) -> Ran:
         """In a thread of its own, so that a run that hangs fails and does not hang the tests."""
-        ran = Ran()
+        ran = self.latest = Ran()
         planned = plan if plan is not None else self.plan(**changes)
 
         def work() -> None:
@@ -163,7 +164,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-Meddle = Callable[[Part], None]
+Meddle = Callable[[Part], object]
 
 
 @pytest.fixture
@@ -211,7 +212,11 @@ def test_the_three_stages_overlap(place: Place, meddle: Callable[..., None]) -> 
     meeting = threading.Barrier(3, timeout=PATIENCE_S)
 
     def meet(name: str) -> Meddle:
-        return lambda part: meeting.wait() and None if name_of(part) == name else None
+        def wait(part: Part) -> None:
+            if name_of(part) == name:
+                meeting.wait()
+
+        return wait
 
     meddle("encode", meet("00.png"))
     meddle("enlarge", meet("01.png"))
@@ -224,7 +229,7 @@ def test_the_three_stages_overlap(place: Place, meddle: Callable[..., None]) -> 
 def test_encoders_work_side_by_side(place: Place, meddle: Callable[..., None]) -> None:
     place.fill(6)
     meeting = threading.Barrier(3, timeout=PATIENCE_S)
-    meddle("encode", lambda part: meeting.wait() and None)
+    meddle("encode", lambda part: meeting.wait())
     assert place.run(workers=3).error is None
 
 
@@ -427,7 +432,8 @@ def test_one_that_fails_stops_nothing(
     _break(stage, PictureWriteError("it cannot be"), meddle, monkeypatch)
     ran = place.run(workers=2)
     assert ran.error is None
-    assert ran.failed == {"01.png": "it cannot be"}
+    # Whoever raises may not know which file it is about.
+    assert ran.failed == {"01.png": f"{place.inputs / '01.png'}: it cannot be"}
     assert ran.done == place.outputs == ["00.png", "02.png", "03.png"]
     journal = Journal(place.out)
     assert journal.has_failed("01.png")
@@ -516,8 +522,9 @@ def test_a_full_disk_ends_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> N
     place.fill(40)
     _break("write", DiskFullError("no room"), lambda *_: None, monkeypatch)
     ran = place.run()
-    assert str(ran.error) == "no room"
-    assert ran.failed == {"01.png": "no room"}
+    assert isinstance(ran.error, DiskFullError)
+    assert ran.failed == {"01.png": str(ran.error)}
+    assert str(ran.error) == f"{place.inputs / '01.png'}: no room"
     assert ran.done == place.outputs
     assert len(ran.done) < 20
     assert not Journal(place.out).has_failed("01.png"), "it is no fault of the file"
@@ -549,16 +556,25 @@ def test_an_archive_on_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch
     assert place.outputs == []
 
 
-def test_a_journal_that_cannot_be_written(place: Place) -> None:
+def test_a_journal_that_cannot_be_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without it the next run could not know what was done: it ends, and says so."""
     place.fill(30)
-    (place.out / ".waifu4x" / "journal.jsonl").mkdir(parents=True)
+    append = Journal.append
+
+    def refuse(self: Journal, line: Line) -> None:
+        if line.source == "03.png":
+            raise PermissionError(13, "Permission denied")
+        append(self, line)
+
+    monkeypatch.setattr(Journal, "append", refuse)
     ran = place.run()
     assert isinstance(ran.error, PictureWriteError)
-    assert "journal.jsonl" in str(ran.error)
-    assert 1 <= len(place.outputs) < 20
-    for name in place.outputs:
-        assert pictures.read(place.out / name).width_px == 24
+    assert "journal.jsonl may not be written" in str(ran.error)
+    # The picture is whole all the same, and stays.
+    assert {"00.png", "01.png", "02.png", "03.png"} <= set(place.outputs)
+    assert set(place.outputs) - set(ran.done) == {"03.png"}
+    assert len(place.outputs) < 20
+    assert pictures.read(place.out / "03.png").width_px == 24
 
 
 # Interruptions.
@@ -736,7 +752,7 @@ def test_a_page_that_fails(place: Place, meddle: Callable[..., None], stage: str
     meddle(stage, raising(NumericsError("no number"), "2.png"))
     ran = place.run(workers=3)
     assert ran.error is None
-    assert ran.failed == {"book.cbz": "no number"}
+    assert ran.failed == {"book.cbz": f"{place.inputs / 'book.cbz'}: no number"}
     assert ran.done == place.outputs == ["00.png", "01.png", "02.png"]
 
 
@@ -766,13 +782,31 @@ def test_a_damaged_page_is_named(place: Place) -> None:
 
 
 def test_a_page_that_its_format_cannot_hold_is_named(place: Place) -> None:
-    """Quality is nothing that a PNG has; the first page alone would allow it."""
-    jpeg = as_bytes(noise(), "JPEG")
-    place.book({"1.jpg": jpeg, "2.png": as_bytes(noise())})
-    ran = place.run(encoding=Encoding(quality=80))
+    """Which pages are transparent only their pixels say."""
+    place.book({"1.png": as_bytes(noise()), "2.png": as_bytes(noise(mode="RGBA"))})
+    ran = place.run(encoding=Encoding(format="jpg"))
     assert list(ran.failed) == ["book.cbz"]
-    assert "2.png" in ran.failed["book.cbz"]
+    assert "book.cbz, 2.png" in ran.failed["book.cbz"]
+    assert "transparen" in ran.failed["book.cbz"]
     assert place.outputs == []
+
+
+def test_a_page_that_the_network_or_an_encoder_refuses_is_named(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.book({"1.png": as_bytes(noise()), "sub/2.png": as_bytes(noise(1))})
+    for owner, name in ((Upscaler, "upscale_all"), (pictures, "encode")):
+        work, calls = getattr(owner, name), itertools.count(1)
+
+        def refuse(*arguments: Any, work: Any = work, calls: Any = calls, **options: Any) -> Any:
+            if next(calls) == 2:
+                raise NumericsError("no number")
+            return work(*arguments, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            ran = place.run(workers=1)
+        assert list(ran.failed.values()) == [f"{place.inputs / 'book.cbz'}, sub/2.png: no number"]
 
 
 def test_an_archive_that_changes_meanwhile(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1050,6 +1084,30 @@ def test_progress_goes_from_nothing_to_all(place: Place) -> None:
         assert shares == sorted(shares)
         assert shares[-1] == 1.0
     assert {1 / 3, 2 / 3} <= set(told["book.cbz"])
+
+
+def test_what_is_done_is_told_while_the_network_works(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what ends the run; that is no failure of the picture that the network is on."""
+    place.fill(5)
+    numbers = itertools.count()
+    upscale_all = Upscaler.upscale_all
+
+    def slow(self: Upscaler, *arguments: Any, on_progress: Callable[[float], None]) -> Any:
+        deadline_s = time.monotonic() + PATIENCE_S
+        if next(numbers) == 2:
+            while len(place.latest.outcomes) < 2:
+                assert time.monotonic() < deadline_s, "nothing is told"
+                on_progress(0.5)
+        return upscale_all(self, *arguments, on_progress=on_progress)
+
+    monkeypatch.setattr(Upscaler, "upscale_all", slow)
+    _break("write", DiskFullError("no room"), lambda *_: None, monkeypatch)
+    ran = place.run()
+    assert isinstance(ran.error, DiskFullError)
+    assert list(ran.failed) == ["01.png"]
+    assert ran.done[0] == "00.png"
 
 
 def test_nothing_to_do(place: Place) -> None:

@@ -152,10 +152,12 @@ def test_interrupted_and_resumed(
     for k in range(times):
         out = tmp_path / f"out-{k}"
         got, told = batch.interrupt(out, number, chance)
-        assert got in (code, 0), told
+        there, stamps = _tree(out), _stamps(out)
+        # The interpreter, when it has nothing left to do but to end, dies of signals as they are.
+        codes = (code, 0, -number) if there == batch.reference else (code,)
+        assert got in codes, told
         hits += got == code
         assert "Traceback" not in told
-        there, stamps = _tree(out), _stamps(out)
         assert there.items() <= batch.reference.items(), "an output is torn"
         if number == signal.SIGKILL:
             for orphan in _temporaries(out):
@@ -163,7 +165,8 @@ def test_interrupted_and_resumed(
         else:
             assert _temporaries(out) == []
             # What was told is there, and the other way round, but for a line that was interrupted.
-            assert len(there) - 1 <= told.count(" → ") <= len(there)
+            lines = {line.split(" → ")[0] for line in told.splitlines() if " → " in line}
+            assert len(there) - 1 <= len(lines) <= len(there)
         batch.finish(out)
         assert _tree(out) == batch.reference
         assert _temporaries(out) == []

@@ -14,7 +14,8 @@ from skimage.metrics import peak_signal_noise_ratio
 from typer.testing import CliRunner
 
 from waifu4x import color
-from waifu4x.bench import datasets, metrics, protocol
+from waifu4x.bench import datasets, metrics, niqe, protocol
+from waifu4x.bench.datasets import as_rgb, read_8bit
 from waifu4x.cli.app import app
 from waifu4x.errors import PictureReadError, UsageError
 from waifu4x.models import open_upscaler
@@ -233,3 +234,20 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path) -> None:
         assert done.exit_code == code
         assert len(done.stderr.splitlines()) == 1
         assert done.stderr.startswith("error: ")
+
+
+def test_niqe_of_a_known_picture(shared: Path) -> None:
+    """The authors' MATLAB code gives 5.7296 for baboon (as BasicSR documents); luma is rounded."""
+    prior = niqe.load_prior(shared / "weights" / "metrics" / "niqe_pris_params.npz")
+    picture = read_8bit(shared / "data" / "bench" / "Set14" / "baboon.png")
+    assert niqe.niqe(as_rgb(picture), prior) == pytest.approx(5.7296, abs=0.002)
+    blurred = as_rgb(picture).reshape(240, 2, 250, 2, 3).mean((1, 3)).repeat(2, 0).repeat(2, 1)
+    assert niqe.niqe(blurred.astype(np.uint8), prior) > 6.0
+    with pytest.raises(ValueError, match="96×96"):
+        niqe.niqe(np.zeros((95, 200, 3), np.uint8), prior)
+
+
+def test_a_file_that_is_no_model_of_niqe(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="no model of NIQE"):
+        niqe.load_prior(tmp_path / "a.npz")

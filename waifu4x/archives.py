@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -128,9 +128,9 @@ class ArchiveWriter:
         self._names: set[str] = set()
 
     @property
-    def names(self) -> frozenset[str]:
+    def names(self) -> Set[str]:
         """What was added so far."""
-        return frozenset(self._names)
+        return self._names
 
     def add(self, name: str, data: bytes) -> None:
         """Append one member, stored as it is: pictures are compressed already.

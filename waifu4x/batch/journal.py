@@ -49,8 +49,8 @@ class Journal:
     """The lines of one output folder; the latest about an output, or an input, counts.
 
     Threads and processes may append to it at the same time: each line is a single write to a file
-    that is opened for appending. (On Windows that is not atomic between processes: a line may be
-    lost, and what it was about is done again or left as it is.)
+    that is opened for appending; empty lines mean nothing. (On Windows that is not atomic between
+    processes: a line may be lost, and what it was about is done again or left as it is.)
     """
 
     def __init__(self, folder: Path) -> None:

@@ -158,7 +158,8 @@ def _failed(source: Source, error: Waifu4xError) -> Settled:
         status="failed",
         reason=str(error),
         place=source.relative.as_posix(),
-        error=error,
+        # Without the frames that it went through: they hold the file's bytes.
+        error=error.with_traceback(None),
         found=source.found,
     )
 

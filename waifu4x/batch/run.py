@@ -132,6 +132,8 @@ class _Pipeline:
     def __post_init__(self) -> None:
         self._stopped = False
         """Nothing is begun any more."""
+        self._fatal: BaseException | None = None
+        """What ends the run."""
         self._budget = Budget(int(memory.free_host_bytes() * _MEMORY_SHARE))
         self._ahead = Slots(_LOOK_AHEAD)
         # Encoded later than this, parts would only wait: one for each thread, and one more each.
@@ -166,7 +168,7 @@ class _Pipeline:
         self._open.add(assembly)
         try:
             for part in stages.parts(job, self.upscaler, self.plan.request):
-                if not self._has_room(part) or assembly.dropped:
+                if assembly.dropped or not self._has_room(part):
                     return
                 try:
                     stages.decode(part, self.plan.request)
@@ -231,6 +233,7 @@ class _Pipeline:
 
     def _enlarge(self, part: Part) -> _Item:
         def inside(share: float) -> None:
+            self._pass_on()  # not only when it ends: a large picture takes minutes
             self.on_progress(part.job, (part.number + share) / part.total)
 
         try:
@@ -241,21 +244,24 @@ class _Pipeline:
         return part
 
     def _tell(self) -> None:
-        """Pass on what has ended meanwhile."""
+        """Pass on what has ended meanwhile, and end the run where that was the end of it."""
+        self._pass_on()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _pass_on(self) -> None:
         while not self._ended.empty():
             ended = self._ended.get_nowait()
             if isinstance(ended, BaseException):
-                raise ended
-            self._pass_on(ended)
+                self._fatal = self._fatal or ended
+                continue
             if isinstance(ended.error, DiskFullError):
-                raise ended.error
+                self._fatal = self._fatal or ended.error
             if ended.error is not None and self.plan.request.fail_fast:
                 self._stopped = True
-
-    def _pass_on(self, outcome: Outcome) -> None:
-        for stage, spent_s in outcome.seconds.items():
-            self.split.stages_s[stage] += spent_s
-        self.on_outcome(outcome)
+            for stage, spent_s in ended.seconds.items():
+                self.split.stages_s[stage] += spent_s
+            self.on_outcome(ended)
 
     def _end_encoders(self, *, tell: Callable[[], None]) -> None:
         for _ in self._encoders:
@@ -281,10 +287,7 @@ class _Pipeline:
         self._stopped = True
         for assembly in list(self._open):
             assembly.drop()
-        while not self._ended.empty():
-            ended = self._ended.get_nowait()
-            if isinstance(ended, Outcome):
-                self._pass_on(ended)
+        self._pass_on()
 
     # -- the threads that encode -------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from waifu4x import (
@@ -123,7 +124,7 @@ def decode(part: Part, request: Request) -> None:
         stored = job.source.path if job.data is None else job.data
     assert not isinstance(stored, Content), "it was decoded already"
     limit = request.max_pixels
-    try:
+    with _naming_its_member(part):
         if part.header.frames > 1:
             most = animations.MAX_PIXELS if limit is None else limit
             part.content = animations.read(stored, max_pixels=most)
@@ -131,11 +132,18 @@ def decode(part: Part, request: Request) -> None:
             most = pictures.MAX_PIXELS if limit is None else limit
             part.content = pictures.read(stored, max_pixels=most)
         _check_once_more(part.content, part.format, request)
+    part.seconds["read"] = part.seconds.get("read", 0.0) + time.perf_counter() - started
+
+
+@contextmanager
+def _naming_its_member(part: Part) -> Iterator[None]:
+    """What goes wrong with one page of many says with which."""
+    try:
+        yield
     except Waifu4xError as error:
         if part.member is None:
             raise
-        raise in_member(job.source.path, part.member, error) from error
-    part.seconds["read"] = part.seconds.get("read", 0.0) + time.perf_counter() - started
+        raise in_member(part.job.source.path, part.member, error) from error
 
 
 def _check_once_more(content: Content, format: str, request: Request) -> None:
@@ -175,7 +183,8 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
         def inside(share: float, done: int = len(results), size: int = len(chunk)) -> None:
             on_progress((done + share * size) / len(frames))
 
-        enlarged, known = upscaler.upscale_all(chunk, request.target, on_progress=inside)
+        with _naming_its_member(part):
+            enlarged, known = upscaler.upscale_all(chunk, request.target, on_progress=inside)
         results += enlarged
         facts.append(known)
     notes = dict.fromkeys(note for picture in (*frames, *results) for note in picture.notes)
@@ -236,10 +245,11 @@ def encode(part: Part, upscaler: Upscaler, request: Request) -> None:
         "lossless": encoding.lossless,
         "strip_metadata": strip,
     }
-    if isinstance(content, Animation):
-        part.content = animations.encode(content, **options)
-    else:
-        part.content = pictures.encode(content, background=background, **options)
+    with _naming_its_member(part):
+        if isinstance(content, Animation):
+            part.content = animations.encode(content, **options)
+        else:
+            part.content = pictures.encode(content, background=background, **options)
     part.seconds["encode"] = time.perf_counter() - started
 
 
