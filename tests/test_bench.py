@@ -251,3 +251,21 @@ def test_a_file_that_is_no_model_of_niqe(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="no model of NIQE"):
         niqe.load_prior(tmp_path / "a.npz")
+
+
+def test_niqe_beside_psnr(shared: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    picture = shared / "data" / "bench" / "Set14" / "baboon.png"
+    (tmp_path / "one" / "baboon.png").write_bytes(picture.read_bytes())
+    small = np.random.default_rng(0).integers(0, 256, (90, 200, 3), dtype=np.uint8)
+    Image.fromarray(small).save(tmp_path / "one" / "small.png")
+    prior = shared / "weights" / "metrics" / "niqe_pris_params.npz"
+    options = [str(tmp_path / "one"), "-m", "nearest", "--niqe", str(prior)]
+    done = CliRunner().invoke(app, ["bench", *options, "--json"])
+    bicubic, nearest = map(json.loads, done.stdout.splitlines())
+    # One block is too small to be judged.
+    assert set(bicubic["niqe"]) == {"baboon"}
+    assert bicubic["mean_niqe"] == bicubic["niqe"]["baboon"]
+    assert nearest["mean_niqe"] > bicubic["mean_niqe"] > 5.0
+    refused = CliRunner().invoke(app, ["bench", *options, "--protocol", "luma"])
+    assert (refused.exit_code, "NIQE" in refused.stderr) == (2, True)

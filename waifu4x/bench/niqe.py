@@ -19,7 +19,7 @@ from waifu4x.bench.metrics import luma_8bit, shaved
 from waifu4x.errors import UsageError
 from waifu4x.resample import imresize
 
-_BLOCK_PX = 96
+BLOCK_PX = 96
 _SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # Shapes of generalised Gaussians that are tried, and the ratio of moments that belongs to each.
 _SHAPES = np.arange(0.2, 10.001, 0.001)
@@ -67,12 +67,12 @@ def niqe(image: npt.NDArray[np.uint8], prior: Prior, *, border_px: int = 0) -> f
         ValueError: less than one block of 96×96 px is left.
     """
     plane = shaved(luma_8bit(image), border_px)
-    rows, columns = (n // _BLOCK_PX for n in plane.shape)
+    rows, columns = (n // BLOCK_PX for n in plane.shape)
     if rows < 1 or columns < 1:
-        raise ValueError(f"NIQE needs {_BLOCK_PX}×{_BLOCK_PX} px, not {plane.shape}")
-    plane = plane[: rows * _BLOCK_PX, : columns * _BLOCK_PX]
+        raise ValueError(f"NIQE needs {BLOCK_PX}×{BLOCK_PX} px, not {plane.shape}")
+    plane = plane[: rows * BLOCK_PX, : columns * BLOCK_PX]
     features = []
-    for block_px in (_BLOCK_PX, _BLOCK_PX // 2):
+    for block_px in (BLOCK_PX, BLOCK_PX // 2):
         normalised = _normalised(plane, prior.window)
         blocks = normalised.reshape(rows, block_px, columns, block_px).swapaxes(1, 2)
         features.append([_features(b) for b in blocks.reshape(-1, block_px, block_px)])

@@ -26,6 +26,13 @@ def bench(
     protocol: Annotated[
         str, typer.Option(help="What is shrunk and what is rounded; see below.")
     ] = "rgb8",
+    niqe: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PRIOR.npz",
+            help="Measure NIQE too, by the authors' model of pristine pictures.",
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object per model and folder.")
     ] = False,
@@ -37,11 +44,13 @@ def bench(
 
     Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
     """
+    from waifu4x.bench import niqe as natural
     from waifu4x.bench import protocol as protocols
     from waifu4x.cli.allocator import keep_large_blocks
     from waifu4x.models import open_upscaler
 
     keep_large_blocks()
+    prior = None if niqe is None else natural.load_prior(niqe)
     names = list(dict.fromkeys(["bicubic", *(model or [catalog.DEFAULT_MODEL])]))
     for name in names:
         # The baseline is no network, and has neither device nor precision.
@@ -50,11 +59,14 @@ def bench(
         else:
             upscaler = open_upscaler(name, device=device, precision=precision)
         for folder in folders:
-            measured = protocols.measure(upscaler, folder, scale=scale, protocol=protocol)
+            measured = protocols.measure(
+                upscaler, folder, scale=scale, protocol=protocol, prior=prior
+            )
+            also = "" if measured.mean_niqe is None else f"NIQE {measured.mean_niqe:.3f}  "
             if as_json:
                 typer.echo(json.dumps(measured.facts()))
             else:
                 typer.echo(
                     f"{measured.model:<28}  {folder.name}  x{scale}  {measured.psnr_db:.3f} dB  "
-                    f"({len(measured.pictures)} pictures, {protocol}, {measured.precision})"
+                    f"{also}({len(measured.pictures)} pictures, {protocol}, {measured.precision})"
                 )
