@@ -5,6 +5,7 @@
     python benchmarks/measure.py startup                  --help and a 64×64 picture, end to end
     python benchmarks/measure.py folder [-m MODEL]        60 mixed pictures: stages side by side
     python benchmarks/measure.py growth [-m MODEL]        500 small pictures: does memory grow
+    python benchmarks/measure.py train [--recipe NAME]    the loop against bare forward and backward
 
 Speed is always a ratio of two things measured in turn in one run.
 """
@@ -36,9 +37,12 @@ PICTURES = ("meme.png", "anime.png", "photo.png")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("figure", choices=("precision", "large", "startup", "folder", "growth"))
+    parser.add_argument(
+        "figure", choices=("precision", "large", "startup", "folder", "growth", "train")
+    )
     parser.add_argument("-m", "--model", default="waifu4x-fast")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--recipe", default="fast")
     asked = parser.parse_args()
     if asked.figure == "precision":
         precision(asked.model, asked.runs)
@@ -48,6 +52,8 @@ def main() -> None:
         folder(asked.model)
     elif asked.figure == "growth":
         growth(asked.model)
+    elif asked.figure == "train":
+        train(asked.recipe, asked.runs)
     else:
         startup(asked.runs)
 
@@ -252,6 +258,63 @@ def growth(model: str) -> None:
     for files in (1, 50, 100, 250, 500):
         print(f"after {files:>3} files {seen[files - 1] / 2**20:.1f} MiB")
     print(f"growth from 50 to 500 files: {seen[499] / seen[49] - 1:+.1%}")
+
+
+def train(name: str, runs: int) -> None:
+    """Steps a second of the loop, over those of its network alone on random tensors."""
+    import torch
+    from lightning_fabric import Fabric
+
+    import waifu4x
+    from waifu4x.train import building, recipe
+    from waifu4x.train.data import open_cache
+    from waifu4x.train.loop import Trainer
+    from waifu4x.train.vgg import VGG19Features
+
+    chosen = recipe.load(name)
+    fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")
+    fabric.launch()
+    data, steps = chosen.data, 8
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "in"
+        folder.mkdir()
+        for number in range(6):
+            pixels = photo(700 + 40 * number, 600)
+            waifu4x.write(waifu4x.Picture(pixels=pixels), folder / f"{number}.png")
+        caches = [
+            open_cache([folder], Path(place) / "cache", scale=scale, patch_px=data.patch_px)
+            for scale in (data.scales or (chosen.scale,))
+        ]
+        trainer = Trainer(
+            chosen,
+            caches,
+            run_folder=Path(place) / "run",
+            fabric=fabric,
+            open_features=VGG19Features,
+        )
+        network = building.generator(chosen).to(fabric.device, memory_format=torch.channels_last)
+        config = network.config
+        side_px = data.patch_px * (chosen.scale if config.pre_upsampled else 1)
+        shape = (data.batch, config.channels_in, side_px, side_px)
+        x = torch.rand(shape, device=fabric.device).to(memory_format=torch.channels_last)
+
+        def bare() -> None:
+            for _ in range(steps):
+                with fabric.autocast():
+                    y = network(x)
+                y.float().square().mean().backward()
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize()
+
+        trainer.take_steps(3)
+        bare()
+        pairs = [
+            (timed(bare), timed(lambda: trainer.take_steps(steps))) for _ in range(max(3, runs))
+        ]
+    print(
+        f"{name}, {fabric.device}: {steps / statistics.median(b for _, b in pairs):.2f} steps/s, "
+        f"of bare forward and backward {spread([a / b for a, b in pairs])}"
+    )
 
 
 def resident_bytes() -> int:

@@ -19,6 +19,7 @@ from waifu4x.networks import NETWORKS
 
 ROWS = catalog.rows()
 WEIGHTED = [row for row in ROWS if row.kind != "resample"]
+FEATURES = [row for row in ROWS if row.kind == "features"]
 
 
 def test_every_name_and_alias_means_one_model() -> None:
@@ -28,12 +29,12 @@ def test_every_name_and_alias_means_one_model() -> None:
 
 @pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.name)
 def test_rows_with_weights_are_complete(row: CatalogRow) -> None:
-    assert row.kind in ("shipped", "download")
+    assert row.kind in ("shipped", "download", "features")
     assert re.fullmatch(r"[0-9a-f]{64}", row.sha256 or "")
     assert row.size_bytes is not None
     assert row.size_bytes > 0
-    assert row.scale in (1, 2, 3, 4, 8)
-    assert row.architecture in NETWORKS
+    assert row.scale in ((None,) if row in FEATURES else (1, 2, 3, 4, 8))
+    assert row in FEATURES or row.architecture in NETWORKS
     assert row.licence
     assert "\n" not in row.good_for
     assert row.file is not None
@@ -60,7 +61,7 @@ def test_no_two_models_share_bytes_or_a_file_name() -> None:
 
 def test_licences_allow_everyone_to_use_the_model() -> None:
     licences = {row.licence for row in WEIGHTED}
-    assert licences <= {"MIT", "BSD-3-Clause", "Apache-2.0", "CC-BY-SA-4.0"}
+    assert licences <= {"MIT", "BSD-2-Clause", "BSD-3-Clause", "Apache-2.0", "CC-BY-SA-4.0"}
 
 
 def test_the_plain_filters_have_no_file_and_any_scale() -> None:
@@ -96,6 +97,21 @@ def test_the_catalogue_agrees_with_the_published_registry(shared: Path) -> None:
             known[key] for key in ("url", "sha256", "size_bytes", "scale", "architecture")
         )
         assert row.licence == known["licence"]
+    vgg = catalog.find("vgg19")
+    known = facts[f"torchvision_{vgg.name}"]
+    assert vgg.url == known["url"]
+    assert str(vgg.sha256).startswith(known["sha256_prefix"])
+
+
+def test_features_come_last_and_are_named_by_their_hash() -> None:
+    assert [row.name for row in FEATURES] == [
+        *("vgg19", "alexnet", "vgg16", "squeezenet1_1"),
+        *("lpips-alex", "lpips-vgg", "lpips-squeeze"),
+    ]
+    assert list(ROWS[-len(FEATURES) :]) == FEATURES
+    # torch.hub's convention: it checks downloads by it.
+    for row in FEATURES[:4]:
+        assert f"-{str(row.sha256)[:8]}." in str(row.file)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +186,17 @@ def test_the_current_directory_is_never_looked_into(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "model = 1", "[[model]]\nname = 'x'", "= broken", "[[model]]\nname = 'x'\nurll = 'y'"],
+    [
+        *(
+            "",
+            "model = 1",
+            "[[model]]\nname = 'x'",
+            "= broken",
+            "[[model]]\nname = 'x'\nurll = 'y'",
+        ),
+        "[[model]]\nname = 'x'\nkind = 'features'\nfile = 'x'\nsha256 = ''\nsize_bytes = 1",
+        "[[model]]\nname = 'x'\nkind = 'user'\nurl = 'y'\nsha256 = ''\nsize_bytes = 1",
+    ],
 )
 def test_a_damaged_catalogue_is_one_line(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

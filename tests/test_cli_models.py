@@ -209,7 +209,9 @@ def test_path_never_downloads() -> None:
 def test_every_command_has_an_example() -> None:
     group = typer.main.get_command(models.app)
     commands = group.commands  # type: ignore[attr-defined]
-    assert set(commands) == {"list", "show", "download", "verify", "add", "remove", "path"}
+    assert set(commands) == {
+        *("list", "show", "download", "verify", "add", "remove", "path", "blend"),
+    }
     for name in commands:
         done = run(name, "--help")
         assert done.exit_code == 0

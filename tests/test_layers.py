@@ -11,15 +11,15 @@ A module imports only from rows above its own:
      5  weights  tiled  provenance  animations  headers
      6  enlarging
      7  upscaler
-     8  batch  bench  models
-     9  train
+     8  batch  bench  models  blending
+     9  train  compare
     10  the package itself (waifu4x/__init__.py)
     11  cli
     12  __main__
 
 Sub-packages have rows of their own where their parts differ; within one row, and within `batch`,
-`networks`, `bench`, `train` and `cli`, modules of one package may import each other, never in a
-circle.
+`networks`, `bench`, `train`, `compare` and `cli`, modules of one package may import each other,
+never in a circle.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ WITHOUT_TORCH = (
     ),
     *("pictures", "upscaler", "engines", "bench.metrics", "bench.datasets", "bench.protocol"),
     *("train.data", "train.recipe", "headers", "animations", "provenance", "archives"),
+    *("bench.similarity", "bench.published", "compare.results", "compare.grid", "compare.page"),
+    *("train.degrade", "train.doctor", "train.options", "train.tables"),
     *("batch.plan", "batch.run", "batch.estimates", "cli.app", "cli.upscale_run"),
 )
 

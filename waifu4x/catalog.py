@@ -2,7 +2,8 @@
 
 The rows of models with weights are the tables of ``weights/catalog.toml``, which lies beside the
 files that ship; the four resampling filters need no weights and are listed here. Models that the
-user added are rows too, kept by `waifu4x.weights`.
+user added are rows too, kept by `waifu4x.weights`. One kind of row is no model: "features", which
+training compares pictures by.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from waifu4x.errors import UnknownModelError, WeightsError
 DEFAULT_MODEL = "waifu4x-fast"
 CATALOG_FILE = "catalog.toml"
 
-Kind = Literal["resample", "shipped", "download", "user"]
+Kind = Literal["resample", "shipped", "download", "user", "features"]
+FETCHED: frozenset[Kind] = frozenset({"download", "features"})
+"""The kinds whose files are published somewhere else, and kept in the downloads folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogRow:
-    """One model that can be asked for by name.
+    """One model that can be asked for by name, or ("features") a file that training needs.
 
     `sha256` and `size_bytes` are guaranteed to be those of the file for every kind but "resample",
     which has no file: there `file`, `sha256` and `size_bytes` are None.
@@ -37,12 +40,12 @@ class CatalogRow:
     architecture: str
     scale: int | None
     """Output pixels to a side of one input pixel; None when it runs at any scale that is asked for
-    (filters, and networks that are given an upscaled picture)."""
+    (filters, and networks that are given an upscaled picture), and for features."""
     licence: str
     good_for: str
     """What to use it for, in one line."""
     url: str | None = None
-    """Where the file is published; None unless `kind` is "download"."""
+    """Where the file is published; None unless `kind` is in FETCHED."""
     file: str | None = None
     """The file's name, without a folder: in the shipped, the download or the user's folder."""
     sha256: str | None = None
@@ -94,7 +97,7 @@ def shipped_folder() -> Path:
 
 @cache
 def rows() -> tuple[CatalogRow, ...]:
-    """Every model of the catalogue: shipped ones first, then downloads, then plain filters.
+    """Every row of the catalogue: shipped ones first, then downloads, plain filters, features.
 
     Raises WeightsError when the catalogue file cannot be read.
     """
@@ -106,8 +109,8 @@ def rows() -> tuple[CatalogRow, ...]:
         raise WeightsError(
             f"the catalogue {path} is damaged ({error}); reinstall waifu4x"
         ) from error
-    weighted.sort(key=lambda row: row.kind != "shipped")
-    return (*weighted, *RESAMPLERS)
+    order = ("shipped", "download", "resample", "features")
+    return tuple(sorted((*weighted, *RESAMPLERS), key=lambda row: order.index(row.kind)))
 
 
 def find(name: str, *, also: Iterable[CatalogRow] = ()) -> CatalogRow:
@@ -140,4 +143,7 @@ def _row_from_table(table: dict[str, Any]) -> CatalogRow:
         if required not in facts:
             raise ValueError(f"{facts.get('name')} has no {required}")
     facts["aliases"] = tuple(facts.get("aliases", ()))
-    return CatalogRow(kind="shipped" if url is None else "download", **facts)
+    kind = facts.pop("kind", "shipped" if url is None else "download")
+    if kind not in (FETCHED if url is not None else {"shipped"}):
+        raise ValueError(f"{facts.get('name')} cannot be of kind {kind!r}")
+    return CatalogRow(kind=kind, **{"scale": None, **facts})

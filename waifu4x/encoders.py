@@ -203,7 +203,7 @@ def _deflate(strip: np.ndarray) -> bytes:
 
     difference = strip.astype(strip.dtype.newbyteorder("<"))
     difference[:, 1:] -= strip[:, :-1]
-    return imagecodecs.zlibng_encode(difference.tobytes(), level=_DEFLATE_LEVEL)
+    return bytes(imagecodecs.zlibng_encode(difference.tobytes(), level=_DEFLATE_LEVEL))
 
 
 def _copy_exif(exif: Image.Exif, tags: ImageFileDirectory_v2) -> None:

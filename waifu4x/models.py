@@ -38,8 +38,14 @@ def open_upscaler(
         UnknownModelError, WeightsError, DeviceError, UsageError.
     """
     chosen = options or Options()
-    if isinstance(model, str) and _is_kernel(model):
-        kernel = cast(Kernel, weights.find(model).name)
+    kind = _kind(model) if isinstance(model, str) else None
+    if kind == "features":
+        raise UsageError(
+            f"{model} enlarges nothing: it holds the features that training compares pictures by; "
+            f"`waifu4x models list` shows the models"
+        )
+    if kind == "resample":
+        kernel = cast(Kernel, weights.find(str(model)).name)
         if (device, precision, tile_px, tta) != ("auto", "auto", None, False):
             raise UsageError(
                 f"{kernel} is no network: --device, -g, --precision, --tile and --tta have nothing "
@@ -57,8 +63,8 @@ def open_upscaler(
     return Upscaler(model=loaded, runner=runner, options=chosen)
 
 
-def _is_kernel(name: str) -> bool:
+def _kind(name: str) -> catalog.Kind | None:
     try:
-        return weights.find(name).kind == "resample"
+        return weights.find(name).kind
     except UnknownModelError:
-        return False  # a path, or nothing at all: `weights.resolve` says which
+        return None  # a path, or nothing at all: `weights.resolve` says which

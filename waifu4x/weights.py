@@ -24,7 +24,7 @@ from typing import Literal
 from platformdirs import user_cache_dir, user_data_dir
 
 from waifu4x import catalog
-from waifu4x.catalog import CatalogRow
+from waifu4x.catalog import FETCHED, CatalogRow
 from waifu4x.download import PATIENCE, Patience, Progress, download
 from waifu4x.errors import (
     HashMismatchError,
@@ -119,7 +119,7 @@ def resolve(
         _check_given(path)
         return ResolvedWeights(name=path.stem, path=path, sha256=_sha256_of(path), row=None)
     row = find(name_or_path)
-    if row.kind == "download":
+    if row.kind in FETCHED:
         # The row's promise holds for what `fetch` and `_require` return.
         path = _require(row) if offline or is_offline() else fetch(row, on_progress=on_progress)
     else:
@@ -322,7 +322,7 @@ def _require(row: CatalogRow) -> Path:
             f"{path} is not {row.name}: expected sha256 {row.sha256}, "
             f"got {_sha256_of(path)}; {cure}"
         )
-    if row.kind == "download":
+    if row.kind in FETCHED:
         raise OfflineError(
             f"{row.name} is not downloaded and downloading is off: run `waifu4x models download "
             f"{row.name}` on a connected machine, and copy the file to {path}"
@@ -341,10 +341,10 @@ def _look_at(row: CatalogRow) -> Available:
     if row.file is None:
         return Available(row=row, path=None, state="built in")
     path = _path_of(row)
-    present: dict[str, State] = {"shipped": "shipped", "user": "yours", "download": "downloaded"}
-    state = present[row.kind]
+    present: dict[str, State] = {"shipped": "shipped", "user": "yours"}
+    state = present.get(row.kind, "downloaded")
     if not path.is_file():
-        state = "not downloaded" if row.kind == "download" else "missing"
+        state = "not downloaded" if row.kind in FETCHED else "missing"
     elif path.stat().st_size != row.size_bytes:
         state = "damaged"
     return Available(row=row, path=path, state=state)

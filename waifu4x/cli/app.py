@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from waifu4x import __version__
-from waifu4x.cli import bench, devices, info, models, train, upscale
+from waifu4x.cli import bench, compare, devices, info, models, train, upscale
 from waifu4x.cli.console import fail
 from waifu4x.errors import EXIT_FATAL, EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
 
@@ -53,6 +53,7 @@ app = typer.Typer(
 )
 app.command("upscale")(upscale.upscale)
 app.add_typer(models.app, name="models")
+app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("train")(train.train)
 app.command("info")(info.info)

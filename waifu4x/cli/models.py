@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object per model,
 
 @app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """Show every model that -m understands, and whether its file is here.
+    """Show every model that -m understands, then what `train` needs, and whether each is here.
 
     Example: waifu4x models list
     """
@@ -43,7 +44,7 @@ def list_models(as_json: AsJson = False) -> None:
     # Two lines for each: with the descriptions in a column, nothing fits into 80 characters.
     for available in everything:
         row = available.row
-        scale = f"{row.scale}x" if row.scale else "any"
+        scale = f"{row.scale}x" if row.scale else "-" if row.kind == "features" else "any"
         facts = f"{row.name:<30} {scale:>4}  {_in_words(row.size_bytes):>8}  {available.state}"
         stdout.print(escape(facts), soft_wrap=True, style="bold")
         stdout.print(f"   {escape(row.good_for)}", soft_wrap=True)
@@ -147,6 +148,49 @@ def remove(name: Name) -> None:
     Example: waifu4x models remove ultrasharp
     """
     stderr.print(f"removed: {escape(str(weights.remove(name)))}", soft_wrap=True)
+
+
+@app.command()
+def blend(
+    a: Annotated[str, typer.Argument(help="A model, or a file of weights.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="Another of the same network, such as its start.")],
+    name: Annotated[str, typer.Option("--name", help="What to call the blend.")],
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="How much of A there is in it: 0 is B, 1 is A.")
+    ] = 0.8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace your model of that name.")
+    ] = False,
+) -> None:
+    """Mix a sharp model and the smooth one it was trained from, weight by weight.
+
+    Example: waifu4x models blend mine-gan mine-psnr --alpha 0.8 --name mine-mixed
+    """
+    # Before anything is fetched or loaded.
+    old = [row for row in weights.user_rows() if row.name.casefold() == name.casefold()]
+    weights.check_name(name, old=old[0] if old and not overwrite else None)
+
+    from waifu4x import blending, checkpoints  # they need torch
+
+    models = []
+    for each in (a, b):
+        with _progress(each) as on_progress:
+            found = weights.resolve(each, on_progress=on_progress)
+        licence = found.row.licence if found.row else None
+        models.append(checkpoints.load(found.path, name=found.name, licence=licence))
+    made = blending.blend(*models, alpha=alpha)
+    with tempfile.TemporaryDirectory(prefix="waifu4x-") as folder:
+        file = Path(folder) / f"{name}.safetensors"
+        checkpoints.save(made.network, file, metadata={"name": name, **made.metadata})
+        row = weights.add(file, name=name, overwrite=overwrite)
+    for note in made.notes:
+        stderr.print(f"note: {escape(note)}", soft_wrap=True)
+    parts = f"{alpha:g} of {models[0].name}, {1.0 - alpha:g} of {models[1].name}"
+    stderr.print(
+        f"added: {escape(row.name)} ({escape(parts)}, licence {escape(row.licence)}); "
+        f"use it with -m {escape(row.name)}",
+        soft_wrap=True,
+    )
 
 
 @app.command()

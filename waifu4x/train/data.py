@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,13 @@ from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.errors import PictureReadError, TrainError
 from waifu4x.folders import find_pictures
 from waifu4x.resample import imresize
+from waifu4x.train import pairs
 
 _FORMAT = 1
 
 Uint8Array = npt.NDArray[np.uint8]
+
+_NONE: Uint8Array = np.zeros(0, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,15 @@ class PairCache:
     hr: Uint8Array
     lr: Uint8Array
     skipped: tuple[str, ...]
+    place: Path | None = None
+    """Its files but for their suffix; None for one that is in memory alone."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For the processes that prepare batches: each maps the files anew instead of being sent
+        # gigabytes.
+        if self.place is not None:
+            return _mapped, (self.place, self.scale)
+        return _made, ({field.name: getattr(self, field.name) for field in fields(self)},)
 
     @cached_property
     def _starts_px(self) -> npt.NDArray[np.int64]:
@@ -65,12 +78,36 @@ class PairCache:
         return lr.reshape(height, width, 3), hr.reshape(height * s, width * s, 3)
 
 
+def _made(values: dict[str, Any]) -> PairCache:
+    return PairCache(**values)
+
+
+def _mapped(place: Path, scale: int) -> PairCache:
+    facts = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
+    groups = facts["groups"]
+    # An empty file cannot be mapped.
+    hr, lr = (
+        np.memmap(place.with_suffix(suffix), dtype=np.uint8, mode="r") if groups else _NONE
+        for suffix in (".hr", ".lr")
+    )
+    return PairCache(
+        scale=scale,
+        sizes_px=np.asarray(facts["sizes_px"], dtype=np.int64).reshape(-1, 2),
+        groups=np.asarray(groups, dtype=np.int64),
+        hr=hr,
+        lr=lr,
+        skipped=tuple(facts["skipped"]),
+        place=place,
+    )
+
+
 def open_cache(
     folders: Sequence[Path],
     cache_folder: Path,
     *,
     scale: int,
     patch_px: int,
+    lr_folder: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PairCache:
     """Decode all pictures of `folders` into `cache_folder`, or open what an earlier run decoded.
@@ -81,32 +118,35 @@ def open_cache(
     Args:
         scale: HR size divided by LR size.
         patch_px: pictures with a low-resolution side below it are skipped, with the reason.
+        lr_folder: has the low-resolution pictures, under the same names (see `pairs`); by default
+            they are made by bicubic interpolation.
         on_progress: called with (done, total) pictures.
 
     Raises:
-        TrainError: a folder is missing, or holds no picture that is large enough.
+        TrainError: a folder is missing, or holds no picture that is large enough; or `lr_folder`
+            has not, for every picture, the same one in 1/scale of its size.
     """
     listed = _list_folders(folders)
-    key = _cache_key(listed, scale=scale, patch_px=patch_px)
+    partners = {} if lr_folder is None else pairs.partners(folders, lr_folder, scale=scale)
+    key = _cache_key(listed, partners, scale=scale, patch_px=patch_px)
     place = cache_folder / f"x{scale}-{key}"
-    table = place.with_suffix(".json")
     if not all(place.with_suffix(suffix).is_file() for suffix in (".json", ".hr", ".lr")):
         cache_folder.mkdir(parents=True, exist_ok=True)
-        _build(listed, place, scale=scale, patch_px=patch_px, on_progress=on_progress)
-    facts = json.loads(table.read_text(encoding="utf-8"))
-    if not facts["sizes_px"]:
+        _build(
+            listed,
+            place,
+            scale=scale,
+            patch_px=patch_px,
+            partners=partners,
+            on_progress=on_progress,
+        )
+    cache = _mapped(place, scale)
+    if not len(cache):
         raise TrainError(
             f"no usable picture in {', '.join(map(str, folders))}: each side must be at least "
-            f"{patch_px * scale} px; {len(facts['skipped'])} were skipped"
+            f"{patch_px * scale} px; {len(cache.skipped)} were skipped"
         )
-    return PairCache(
-        scale=scale,
-        sizes_px=np.asarray(facts["sizes_px"], dtype=np.int64),
-        groups=np.asarray(facts["groups"], dtype=np.int64),
-        hr=np.memmap(place.with_suffix(".hr"), dtype=np.uint8, mode="r"),
-        lr=np.memmap(place.with_suffix(".lr"), dtype=np.uint8, mode="r"),
-        skipped=tuple(facts["skipped"]),
-    )
+    return cache
 
 
 def _list_folders(folders: Sequence[Path]) -> list[tuple[int, Path]]:
@@ -120,9 +160,15 @@ def _list_folders(folders: Sequence[Path]) -> list[tuple[int, Path]]:
     return listed
 
 
-def _cache_key(listed: Iterable[tuple[int, Path]], *, scale: int, patch_px: int) -> str:
+def _cache_key(
+    listed: Sequence[tuple[int, Path]],
+    partners: Mapping[Path, Path],
+    *,
+    scale: int,
+    patch_px: int,
+) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {scale} {patch_px}".encode())
-    for group, path in listed:
+    for group, path in [*listed, *((-1, partner) for partner in partners.values())]:
         stat = path.stat()
         line = f"{group} {os.fspath(path.resolve())} {stat.st_size} {stat.st_mtime_ns}\n"
         digest.update(line.encode(errors="surrogateescape"))
@@ -135,8 +181,10 @@ def _build(
     *,
     scale: int,
     patch_px: int,
+    partners: Mapping[Path, Path],
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
+    refused: list[str] = []
     sizes: list[tuple[int, int]] = []
     groups: list[int] = []
     skipped: list[str] = []
@@ -150,73 +198,28 @@ def _build(
             if on_progress is not None:
                 on_progress(done, len(listed))
             try:
-                hr = cut_to_multiple(as_rgb(read_8bit(path)), scale)
+                whole = as_rgb(read_8bit(path))
+                partner = as_rgb(read_8bit(partners[path])) if partners else None
             except PictureReadError as error:
                 skipped.append(str(error))
                 continue
+            hr = cut_to_multiple(whole, scale)
             if min(hr.shape[:2]) < patch_px * scale:
                 skipped.append(f"{path}: smaller than {patch_px * scale} px")
                 continue
             lr = imresize(hr, 1.0 / scale)
+            if partner is not None:
+                wrong = pairs.difference(partner, whole, reference=lr)
+                if wrong is not None:
+                    refused.append(f"{partners[path]} {wrong}")
+                    continue
+                lr = partner
             hr_file.write(hr.tobytes())
             lr_file.write(lr.tobytes())
             sizes.append((lr.shape[0], lr.shape[1]))
             groups.append(group)
+        if refused:
+            raise TrainError(pairs.told(refused, "fix or remove them"))
     facts = {"sizes_px": sizes, "groups": groups, "skipped": skipped}
     # Written last: the table's presence says that both data files are whole.
     files.write_bytes(place.with_suffix(".json"), json.dumps(facts).encode())
-
-
-class CropSampler:
-    """Random aligned crops, flipped and transposed at random; its whole state is one string.
-
-    Each folder is sampled equally often; within a folder a picture in proportion to the number of
-    crops it holds, so that every crop is equally likely.
-    """
-
-    def __init__(self, cache: PairCache, *, patch_px: int, seed: int) -> None:
-        self._cache = cache
-        self._patch_px = patch_px
-        self._random = np.random.default_rng(seed)
-        places = np.prod(cache.sizes_px - patch_px + 1, axis=1).astype(np.float64)
-        chance = np.zeros(len(cache))
-        present = np.unique(cache.groups)
-        for group in present:
-            mask = cache.groups == group
-            chance[mask] = places[mask] / places[mask].sum() / len(present)
-        self._cumulative = np.cumsum(chance)
-
-    def batch(self, size: int) -> tuple[Uint8Array, Uint8Array]:
-        """(size, 3, p, p) and (size, 3, s·p, s·p) uint8 RGB: low and high resolution."""
-        pairs = [self._crop() for _ in range(size)]
-        lr = np.stack([lr for lr, _ in pairs]).transpose(0, 3, 1, 2)
-        hr = np.stack([hr for _, hr in pairs]).transpose(0, 3, 1, 2)
-        return np.ascontiguousarray(lr), np.ascontiguousarray(hr)
-
-    def _crop(self) -> tuple[Uint8Array, Uint8Array]:
-        draw = self._random.random() * self._cumulative[-1]
-        number = int(np.searchsorted(self._cumulative, draw, side="right"))
-        lr, hr = self._cache.pair(min(number, len(self._cache) - 1))
-        p, s = self._patch_px, self._cache.scale
-        y = int(self._random.integers(lr.shape[0] - p + 1))
-        x = int(self._random.integers(lr.shape[1] - p + 1))
-        flip_y, flip_x, transpose = self._random.random(3) < 0.5
-        crops = (lr[y : y + p, x : x + p], hr[y * s : (y + p) * s, x * s : (x + p) * s])
-        turned = [_turn(c, flip_y=flip_y, flip_x=flip_x, transpose=transpose) for c in crops]
-        return turned[0], turned[1]
-
-    @property
-    def state(self) -> str:
-        return json.dumps(self._random.bit_generator.state)
-
-    @state.setter
-    def state(self, state: str) -> None:
-        self._random.bit_generator.state = json.loads(state)
-
-
-def _turn(image: Uint8Array, *, flip_y: bool, flip_x: bool, transpose: bool) -> Uint8Array:
-    if flip_y:
-        image = image[::-1]
-    if flip_x:
-        image = image[:, ::-1]
-    return image.transpose(1, 0, 2) if transpose else image

@@ -1,280 +1,396 @@
-"""The training loop: one network, one pixel loss, one cosine; resumable at any step."""
+"""The training loop: stages of a recipe, on one device or many, resumable at any step.
+
+Lightning Fabric places modules on devices, casts, and joins the processes of a distributed run; the
+loop itself is plain. Every process draws its own part of the same batch, so that two processes do
+what one does with the whole batch. They share one run folder; the first of them writes in it, and
+whatever decides how a run goes on (signals, clocks, measurements) is made the same in all.
+"""
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from waifu4x import checkpoints, devices
-from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
-from waifu4x.bench.metrics import psnr_y
-from waifu4x.errors import TrainError, UsageError
-from waifu4x.folders import find_pictures
-from waifu4x.networks import NETWORKS
-from waifu4x.resample import imresize
-from waifu4x.train.data import CropSampler, PairCache
-from waifu4x.train.losses import PIXEL_LOSSES
-from waifu4x.train.recipe import Recipe, ScheduleOptions
-from waifu4x.train.state import TrainState, to_float
+from waifu4x import checkpoints, files
+from waifu4x.errors import TrainError
+from waifu4x.train import building, machine, metering
+from waifu4x.train.balance import BalanceWatch
+from waifu4x.train.batches import Batches
+from waifu4x.train.data import PairCache
+from waifu4x.train.feeding import Feed
+from waifu4x.train.metering import Means, Report
+from waifu4x.train.objective import Objective, OpenFeatures
+from waifu4x.train.recipe import Recipe, StageOptions
+from waifu4x.train.schedule import Pace, is_stalled, rate_at
+from waifu4x.train.state import TrainState, has_checkpoint
+from waifu4x.train.updates import NotFiniteError, Terms, Updates
+from waifu4x.train.validation import ValidationPair, validate
 
-CHECKPOINT_NAME = "last.pth"
-METRICS_NAME = "metrics.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """One line about a running training: means since the last report."""
-
-    step: int
-    progress: float
-    loss: float
-    learning_rate: float
-    steps_per_s: float
-    elapsed_s: float
-    psnr_db: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationPair:
-    """A picture to measure on: (h, w, 3) and (s·h, s·w, 3) uint8."""
-
-    name: str
-    lr: np.ndarray
-    hr: np.ndarray
-
-
-def learning_rate_at(schedule: ScheduleOptions, *, step: int, progress: float) -> float:
-    """Linear warm-up over `warmup_steps`, then a cosine of `progress` (0..1) to the final rate."""
-    low, high = schedule.final_learning_rate, schedule.learning_rate
-    cosine = low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
-    return cosine * min(1.0, (step + 1) / max(1, schedule.warmup_steps))
-
-
-def validation_pairs(folder: Path, scale: int) -> list[ValidationPair]:
-    """All pictures of `folder`, cut to a multiple of the scale, with their MATLAB-bicubic LR."""
-    pairs = []
-    for path in find_pictures(folder):
-        hr = cut_to_multiple(as_rgb(read_8bit(path)), scale)
-        # `scale` px are cut off every border before comparing: something must be left.
-        if min(hr.shape[:2]) <= 2 * scale:
-            raise TrainError(f"{path} is too small to validate on at x{scale}")
-        pairs.append(ValidationPair(name=path.stem, lr=imresize(hr, 1.0 / scale), hr=hr))
-    if not pairs:
-        raise TrainError(f"no pictures to validate on in {folder}")
-    return pairs
-
-
-def check(recipe: Recipe) -> None:
-    """Find out what is wrong with a recipe before any picture is decoded for it.
-
-    Raises:
-        UsageError: an unknown loss or network, or numbers that the network does not take.
-    """
-    _pixel_loss(recipe)
-    _build(recipe)
-
-
-def training_dtype(wish: str, device: torch.device) -> torch.dtype:
-    """As `devices.pick_dtype`, but never fp16, in which the gradient of a mean underflows.
-
-    Raises:
-        UsageError: fp16 was asked for, or no such precision.
-    """
-    dtype = devices.pick_dtype(wish, device)
-    if dtype != torch.float16:
-        return dtype
-    if wish == "fp16":
-        raise UsageError("training in fp16 loses its gradients: use --precision auto or fp32")
-    return torch.float32
-
-
-def _pixel_loss(recipe: Recipe) -> nn.Module:
-    if recipe.loss.pixel not in PIXEL_LOSSES:
-        raise UsageError(
-            f"recipe {recipe.name} [loss]: no loss {recipe.loss.pixel!r}: "
-            f"known are {', '.join(PIXEL_LOSSES)}"
-        )
-    return PIXEL_LOSSES[recipe.loss.pixel]()
-
-
-def _build(recipe: Recipe) -> nn.Module:
-    """The network of a recipe, with fresh weights.
-
-    Raises:
-        UsageError: an unknown architecture, or numbers that it does not take.
-    """
-    numbers = dict(recipe.network)
-    architecture = numbers.pop("architecture")
-    if architecture not in NETWORKS:
-        raise UsageError(f"no network {architecture!r}: known are {', '.join(NETWORKS)}")
-    entry = NETWORKS[architecture]
-    try:
-        config = entry.config(**numbers)
-        if config.pre_upsampled or config.channels_in != 3:
-            raise ValueError("only networks from RGB to larger RGB can be trained")
-        return entry.module(config)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"recipe {recipe.name} [network]: {error}") from error
+_MOST_RECOVERIES = 5
+_RATE_AFTER_RECOVERY = 0.5
+# A state that was saved just before it went wrong may go wrong whatever the rate.
+_TRIES_BEFORE_OLDER = 2
+_ORPHAN_AGE_S = 60.0
 
 
 class Trainer:
-    """Trains one network by one recipe, in one run folder.
+    """Trains one generator by one recipe, in one run folder.
 
     Whatever interrupts it, `run` can be called again by a new process and goes on from the last
     checkpoint; on a CPU the continued run is guaranteed to equal the uninterrupted one bit for bit
-    when the schedule is counted in steps.
+    when its length is counted in steps.
+
+    Args:
+        caches: decoded pictures, one cache for each scale of the recipe.
+        minutes: train for so long, in place of the recipe's steps.
+        open_features: gives VGG-19, for recipes with a content loss.
+        initial: weights to start from, of the same network.
+        workers: processes that prepare batches; 0 prepares them in this one.
+        accumulate: in how many parts a batch goes through the networks, to need less memory.
+
+    Raises:
+        TrainError: the run folder holds a damaged state, or that of another recipe.
+        UsageError: `initial` is of another network, or a batch cannot be shared evenly by the
+            processes.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        cache: PairCache,
+        caches: Sequence[PairCache],
         *,
         run_folder: Path,
-        device: str = "auto",
-        precision: str = "auto",
+        fabric: Fabric,
+        open_features: OpenFeatures,
         seed: int = 0,
+        minutes: float | None = None,
         validation: Sequence[ValidationPair] = (),
+        initial: Mapping[str, Tensor] | None = None,
+        workers: int = 0,
+        compile: bool = False,
+        accumulate: int = 1,
     ) -> None:
+        building.check_share(recipe, fabric.world_size)
         torch.manual_seed(seed)
         self.recipe = recipe
         self.run_folder = run_folder
-        self.device = devices.pick(device)
-        self.dtype = training_dtype(precision, self.device)
-        self._validation = validation
-        self._loss = _pixel_loss(recipe)
+        self.fabric = fabric
+        self.notes: list[str] = []
+        self._seed = seed
+        self.pace = Pace(recipe, minutes=minutes)
+        self.validation = tuple(validation)
+        self._open_features = open_features
+        self.caches = tuple(caches)
+        generator: Any = building.begin(recipe, initial).to(fabric.device)
+        generator.to(memory_format=torch.channels_last)
+        self.state = TrainState.start(
+            generator,
+            recipe,
+            make_discriminator=self._make_discriminator,
+            scaler=machine.scaler_of(fabric),
+        )
+        shown: Any = torch.compile(generator) if compile else generator
+        self._generator: Any = fabric.setup_module(shown.train())
+        self._feed = Feed(self._make_batches(generator), device=fabric.device, workers=workers)
+        self._updates: Updates | None = None
+        self._recoveries = 0
+        self._failed_step = self._saved_step = -1
         self._in_step = False
-        network = _build(recipe).to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        sampler = CropSampler(cache, patch_px=recipe.data.patch_px, seed=seed)
-        self.state = TrainState.start(network, sampler, recipe)
-        if self.checkpoint.is_file():
-            self.state.load(self.checkpoint, recipe)
+        self._clock = time.monotonic()
+        if has_checkpoint(run_folder):
+            self._restore()
+        else:
+            self._prepare()
+        self.state.parts = max(self.state.parts, accumulate)
+        self._saved_at_s = self.state.elapsed_s
+
+    def _make_batches(self, generator: nn.Module) -> Batches:
+        config: Any = generator.config
+        return Batches(
+            self.caches,
+            self.recipe.data,
+            luma=config.channels_in == 1,
+            enlarged=config.pre_upsampled,
+            seed=self._seed,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+        )
+
+    def _make_discriminator(self, stage: StageOptions) -> nn.Module:
+        torch.manual_seed(self._seed + 1)
+        patch_px = self.recipe.data.patch_px * self.recipe.scale
+        return building.discriminator(stage, patch_px).to(self.fabric.device)
+
+    def _restore(self, *, older: bool = False) -> None:
+        note = self.state.load(
+            self.run_folder,
+            self.recipe,
+            make_discriminator=self._make_discriminator,
+            older=older,
+        )
+        if note is not None:
+            self.notes.append(note)
+        is_last = note is None and not older
+        self._saved_step = self.state.step if is_last else -1
+        if self._updates is None or not self._updates.fit(self.state):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Everything that the present stage needs beside its state."""
+        objective = Objective(self.stage.losses, open_features=self._open_features)
+        self._updates = Updates(
+            self.state,
+            objective.to(self.fabric.device),
+            generator=self._generator,
+            fabric=self.fabric,
+            clip_norm=self.stage.clip_norm,
+            on_note=self.notes.append,
+        )
+        self._watch = BalanceWatch(
+            self.stage, number=self.state.stage, from_start=self.state.stage_step == 0
+        )
 
     @property
-    def checkpoint(self) -> Path:
-        return self.run_folder / CHECKPOINT_NAME
+    def stage(self) -> StageOptions:
+        return self.recipe.stages[self.state.stage]
 
     @property
     def precision(self) -> str:
-        return devices.precision_name(self.dtype)
-
-    @property
-    def has_validation(self) -> bool:
-        return len(self._validation) > 0
+        return str(self.fabric.strategy.precision.precision)
 
     @property
     def progress(self) -> float:
-        """How much of the schedule is done, 0..1."""
-        schedule = self.recipe.schedule
-        if schedule.minutes is not None:
-            return min(1.0, self.state.elapsed_s / (60.0 * schedule.minutes))
-        return min(1.0, self.state.step / schedule.steps)
+        """How much of the run is done, 0..1."""
+        return self.pace.progress(step=self.state.step, elapsed_s=self.state.elapsed_s)
+
+    @property
+    def stage_progress(self) -> float:
+        """How much of the present stage is done, 0..1."""
+        return self.pace.stage_progress(
+            self.stage,
+            step=self.state.stage_step,
+            elapsed_s=self.state.elapsed_s - self.state.stage_started_s,
+        )
 
     def run(
         self,
         *,
         on_report: Callable[[Report], None],
+        on_preview: Callable[[Trainer], None] = lambda trainer: None,
         report_every: int = 100,
         validate_every: int = 1000,
         save_every_s: float = 300.0,
-        stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Train until the schedule is done, or `stop`, asked after every step, says so.
+        patience: int = 0,
+        stop: Callable[[], int] = lambda: 0,
+    ) -> int:
+        """Train until all stages are done, or `stop`, asked after every step, gives more than 0.
 
-        The state is saved at the end, and now and then. When an exception cuts a step in two,
-        nothing could go on from there bit for bit: then the last saved state is kept.
+        When an exception cuts a step in two, the state that was saved last is kept.
+
+        Args:
+            on_preview: called at the first step, at every validation, and at the end.
+            patience: end a stage after so many validations without a better one; 0 never does.
+
+        Returns:
+            0 when all stages are done; else the largest that `stop` gave in any process.
 
         Raises:
-            TrainError: the loss became NaN or infinite; the last good checkpoint is kept.
-            UsageError: reports or validations every 0 steps.
+            TrainError: the loss stayed NaN or infinite at ever lower rates.
+            OSError: the run folder cannot be written; what was saved before is kept.
         """
-        if min(report_every, validate_every) < 1:
-            raise UsageError("reports and validations come every 1 step or more")
-        self.run_folder.mkdir(parents=True, exist_ok=True)
-        saved_at, since, losses = time.monotonic(), time.monotonic(), []
+        self._open_folder(on_preview)
+        asked, means, self._clock = 0, Means(), time.monotonic()
         try:
-            while self.progress < 1.0 and not stop():
-                losses.append(self._step())
-                if self.state.step % report_every == 0 or self.progress >= 1.0:
-                    spent_s, since = time.monotonic() - since, time.monotonic()
-                    rate = len(losses) / max(spent_s, 1e-9)
-                    due = self.state.step % validate_every == 0 or self.progress >= 1.0
-                    on_report(self._report(losses, rate, validate=due))
-                    losses = []
-                if time.monotonic() - saved_at > save_every_s:
-                    self.state.save(self.checkpoint, self.recipe)
-                    saved_at = time.monotonic()
+            asked = self._agree(stop())
+            while asked == 0 and not self._is_done(patience):
+                if self._stage_is_over(patience):
+                    self._save()
+                    self.next_stage()
+                    self._save()
+                if (found := self._step()) is None:
+                    means = Means()
+                    continue
+                means.add(*found)
+                asked = self._agree(stop())
+                validates = self._is_due(validate_every)
+                if validates or self._is_due(report_every):
+                    on_report(self._report(means, validates=validates, patience=patience))
+                    means = Means()
+                if validates:
+                    on_preview(self)
+                if self.state.elapsed_s - self._saved_at_s > save_every_s:
+                    self._save()
         except BaseException:
             if not self._in_step:
-                self.state.save(self.checkpoint, self.recipe)
+                with suppress(OSError):  # perhaps that was it, and the disk is full
+                    self._write()
             raise
-        self.state.save(self.checkpoint, self.recipe)
+        finally:
+            self._feed.close()
+        self._save()
+        if asked == 0:
+            on_preview(self)
+        return asked
 
-    def _step(self) -> float:
-        """One optimizer step; returns the loss."""
-        began, self._in_step = time.monotonic(), True
-        state, schedule = self.state, self.recipe.schedule
-        rate = learning_rate_at(schedule, step=state.step, progress=self.progress)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        lr, hr = (to_float(torch.from_numpy(a)).to(self.device) for a in self._draw())
-        with devices.autocast(self.device, self.dtype):
-            prediction = state.network(lr)
-        loss: Tensor = self._loss(prediction, hr)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainError(
-                f"the loss became {value} at step {state.step}; lower the learning rate "
-                f"(now {rate:.1e}); a state saved earlier is kept in {self.run_folder}"
-            )
-        state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(state.network.parameters(), schedule.clip_norm)
-        state.optimizer.step()
-        state.step += 1
-        state.average(schedule.ema_decay)
-        state.elapsed_s += time.monotonic() - began
+    def _open_folder(self, preview: Callable[[Trainer], None]) -> None:
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        if self.fabric.is_global_zero:
+            # What a process that was killed had not finished writing: hundreds of MB each.
+            files.sweep_orphans(self.run_folder, older_than_s=_ORPHAN_AGE_S)
+        if self.state.step == 0:
+            preview(self)
+            self._save()
+
+    def _agree(self, asked: int) -> int:
+        """Signals reach processes one by one, and their clocks differ: the largest counts."""
+        told = machine.largest(self.fabric, [asked, self.state.elapsed_s])
+        self.state.elapsed_s = told[1]
+        return int(told[0])
+
+    @property
+    def is_last_stage(self) -> bool:
+        return self.state.stage == len(self.recipe.stages) - 1
+
+    def _stage_is_over(self, patience: int) -> bool:
+        return self.stage_progress >= 1.0 or is_stalled(self.state.history, patience)
+
+    def _is_due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.stage_progress >= 1.0
+
+    def _is_done(self, patience: int) -> bool:
+        return self.is_last_stage and self._stage_is_over(patience)
+
+    def next_stage(self) -> None:
+        """Begin the next stage from the averaged generator, with a fresh discriminator."""
+        self._in_step = True  # half entered, it is not to be saved
+        number = self.state.stage + 1
+        self.state.enter(number, self.recipe, make_discriminator=self._make_discriminator)
+        self._prepare()
         self._in_step = False
-        return value
 
-    def _draw(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.state.sampler.batch(self.recipe.data.batch)
+    def take_steps(self, count: int) -> None:
+        """Take so many steps of the present stage, and report nothing.
 
-    def _report(self, losses: list[float], rate: float, *, validate: bool) -> Report:
+        Raises TrainError when the loss is not finite.
+        """
+        for _ in range(count):
+            batch, _ = self._feed.take(self.state.step)
+            try:
+                self._update(batch)
+            except NotFiniteError as error:
+                raise TrainError(f"{error} at step {self.state.step}") from error
+
+    def _step(self) -> tuple[Terms, float] | None:
+        """One step by the next batch, and how long that was waited for; None after a recovery."""
+        batch, waited_s = self._feed.take(self.state.step)
+        self._in_step = True
+        try:
+            terms = self._update(batch)
+        except NotFiniteError as error:
+            self._recover(str(error))
+            return None
+        now = time.monotonic()
+        self.state.elapsed_s += now - self._clock
+        self._clock = now
+        self._in_step = False
+        return terms, waited_s
+
+    def _update(self, batch: Any) -> Terms:
+        state, stage = self.state, self.stage
+        share = state.rate_factor * rate_at(
+            stage, step=state.stage_step, progress=self.stage_progress
+        )
+        for optimizer in (state.optimizer, state.discriminator_optimizer):
+            for group in [] if optimizer is None else optimizer.param_groups:
+                group["lr"] = group["base_rate"] * share
+        assert self._updates is not None, "every stage is prepared before its first step"
+        terms = self._updates.run(batch)
+        state.step += 1
+        state.average(stage.ema_decay)
+        return terms
+
+    def _recover(self, reason: str) -> None:
+        """Back to the last good state, with a lower rate."""
+        step, factor = self.state.step, self.state.rate_factor * _RATE_AFTER_RECOVERY
+        parts = self.state.parts
+        self._failed_step = max(self._failed_step, step)
+        self._recoveries += 1
+        if self._recoveries > _MOST_RECOVERIES:
+            raise TrainError(
+                f"{reason} at step {step}, {self._recoveries} times over, at ever lower rates; "
+                f"lower the learning rate; the last good state is kept in {self.run_folder}"
+            )
+        self._restore(older=self._recoveries > _TRIES_BEFORE_OLDER)
+        self.state.rate_factor, self.state.parts = factor, parts
+        self._in_step = False
+        self.notes.append(
+            f"{reason} at step {step}: back to step {self.state.step}, with {factor:g} of the rate"
+        )
+
+    def _save(self) -> None:
+        if self.state.step == self._saved_step and self.state.stage_step > 0:
+            return  # it would push out the state before it, and gain nothing
+        self._write()
+        self.fabric.barrier()
+        self._saved_step, self._saved_at_s = self.state.step, self.state.elapsed_s
+        if self.state.step > self._failed_step:
+            self._recoveries = 0
+
+    def _write(self) -> None:
+        if self.fabric.is_global_zero:
+            self.state.save(self.run_folder, self.recipe)
+
+    def _report(self, means: Means, *, validates: bool, patience: int) -> Report:
+        spent_s = max(time.monotonic() - means.since, 1e-9)
+        values = {name: machine.mean(self.fabric, v) for name, v in means.values().items()}
+        measured = None
+        if validates and self.validation:
+            # Measured once: batch statistics are each process's own.
+            measured = self.validate() if self.fabric.is_global_zero else 0.0
+            measured = self.fabric.broadcast(measured)
+            self.state.history.append(measured)
         report = Report(
             step=self.state.step,
+            stage=self.stage.name,
             progress=self.progress,
-            loss=sum(losses) / len(losses),
-            learning_rate=self.state.optimizer.param_groups[0]["lr"],
-            steps_per_s=rate,
             elapsed_s=self.state.elapsed_s,
-            psnr_db=self.validate() if validate and self._validation else None,
+            learning_rate=self.state.optimizer.param_groups[0]["lr"],
+            steps_per_s=means.steps / spent_s,
+            data_share=means.waited_s / spent_s,
+            d_real=values.pop("d_real", None),
+            d_fake=values.pop("d_fake", None),
+            losses=values,
+            psnr_db=measured,
         )
-        with (self.run_folder / METRICS_NAME).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(report.__dict__) + "\n")
+        if self.fabric.is_global_zero:
+            metering.log(report, self.run_folder)
+        stuck = self._watch.see(report)
+        if stuck is not None:
+            self.notes.append(stuck)
+        if measured is not None and is_stalled(self.state.history, patience):
+            self.notes.append(
+                f"stage {report.stage} ends at step {report.step}: {patience} validations "
+                f"without more than {max(self.state.history):.3f} dB"
+            )
         return report
 
-    @torch.no_grad()
     def validate(self) -> float:
-        """Mean Y-PSNR in dB of the averaged network on the validation pictures."""
-        values = []
-        for pair in self._validation:
-            lr = to_float(torch.from_numpy(pair.lr.transpose(2, 0, 1)[None])).to(self.device)
-            with devices.autocast(self.device, self.dtype):
-                output = self.state.ema(lr)
-            rounded = output.clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
-            sr = rounded[0].permute(1, 2, 0).cpu().numpy()
-            values.append(psnr_y(sr, pair.hr, border_px=self.recipe.scale))
-        return float(np.mean(values))
+        """Mean Y-PSNR in dB of the averaged generator on the validation pictures."""
+        return validate(self.state.ema, self.validation, fabric=self.fabric)
+
+    def take_notes(self) -> list[str]:
+        """What was decided since the last call, one sentence each."""
+        taken = list(self.notes)
+        self.notes.clear()
+        return taken
 
     def export(self, target: Path, *, metadata: Mapping[str, str]) -> None:
-        """Write the averaged network as ``.safetensors``, ready for `waifu4x upscale -m`."""
+        """Write the averaged generator as ``.safetensors``, ready for `waifu4x upscale -m`."""
         checkpoints.save(self.state.ema, target, metadata=metadata)

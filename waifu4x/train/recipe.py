@@ -1,27 +1,62 @@
-"""What to train and how: a TOML file of typed options, where an unknown key is an error."""
+"""What to train and how: a TOML file of typed options, where an unknown key is an error.
+
+A recipe has a generator, data, and stages that follow each other, each with its losses and its
+schedule: SRGAN is a stage by MSE, then a stage by VGG-19 features and a discriminator. The table of
+presets is that of the papers; see each file in `recipes/`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal
 
 from waifu4x.errors import UsageError
+from waifu4x.train import tables
 
 _RECIPES = resources.files("waifu4x.train") / "recipes"
 
 
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise UsageError(otherwise)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """The weighted terms of the generator's loss."""
+    """The weighted terms of a generator's loss; a weight of 0 leaves a term out."""
 
-    pixel: str = "l1"
+    pixel: Literal["l1", "mse", "charbonnier"] = "l1"
+    pixel_weight: float = 1.0
+    pixel_range: Literal["01", "11"] = "01"
+    """Pixels are taken in [0, 1], or as the SRGAN paper does, in [-1, 1]."""
+    content: Mapping[str, float] = field(default_factory=dict)
+    """Layers of VGG-19 and their weights: {"relu5_4" = 1.0}; "conv5_4" is before the activation."""
+    content_criterion: Literal["l1", "mse"] = "l1"
+    content_weight: float = 1.0
+    """Of the whole term. SRGAN divides features by 12.75: 0.006 for mse."""
+    gan: Literal["none", "vanilla", "ragan", "lsgan", "hinge", "wgan-gp"] = "none"
+    gan_weight: float = 1e-3
+    tv_weight: float = 0.0
+    fft_weight: float = 0.0
+    gradient_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = (
+            *(self.pixel_weight, self.content_weight, self.gan_weight, self.tv_weight),
+            *(self.fft_weight, self.gradient_weight, *self.content.values()),
+        )
+        _require(all(0.0 <= w < math.inf for w in weights), "weights of losses are 0 or more")
+        content = self.content_weight * sum(self.content.values())
+        _require(
+            self.pixel_weight + self.fft_weight + self.gradient_weight + content > 0.0,
+            "some loss must compare with the truth: pixel, content, fft or gradient",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,60 +65,121 @@ class DataOptions:
 
     batch: int = 16
     patch_px: int = 48
+    degradation: Literal["bicubic", "jpeg", "real"] = "bicubic"
+    degrade: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the degradation; see `degrade`."""
+    scales: tuple[int, ...] = ()
+    """For networks of several scales: those that are mixed; by default the generator's."""
+    sharpen: bool = False
+    """Pixel and content losses compare with a sharpened truth, as Real-ESRGAN's do."""
 
     def __post_init__(self) -> None:
         _require(self.batch >= 1 and self.patch_px >= 1, "batch and patch_px must be 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleOptions:
-    """Adam with a linear warm-up and one cosine decay.
+class StageOptions:
+    """One part of a run: its losses, its discriminator, its optimizer and its schedule."""
 
-    The schedule spans `steps`, or, when `minutes` is set, that many minutes of training time; the
-    run then ends by the clock and `steps` is not used.
-    """
-
+    name: str = "train"
     steps: int = 30_000
-    minutes: float | None = None
+    """With ``--minutes``, only the proportions of the stages' steps count."""
+    losses: LossOptions = field(default_factory=LossOptions)
+    discriminator: Mapping[str, Any] = field(default_factory=dict)
+    """{kind = "srgan"} and the numbers of its config; for stages with `losses.gan`."""
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
+    discriminator_rate: float | None = None
+    """By default the generator's."""
+    last_layer_rate: float = 1.0
+    """Of the last convolution, times the others': SRCNN has 0.1."""
+    decay: Literal["cosine", "steps", "constant"] = "cosine"
+    final_rate: float = 1e-6
+    """Where the cosine ends."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the stage after which the rate is multiplied by `decay_factor`."""
+    decay_factor: float = 0.5
     warmup_steps: int = 500
     betas: tuple[float, float] = (0.9, 0.99)
+    momentum: float = 0.9
+    weight_decay: float = 0.0
     clip_norm: float = 1.0
+    """0 does not clip."""
     ema_decay: float = 0.999
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, f"steps must be 1 or more, not {self.steps}")
-        minutes = 1.0 if self.minutes is None else self.minutes
-        _require(0.0 < minutes < math.inf, f"minutes must be more than 0, not {minutes}")
-        _require(0.0 < self.learning_rate < math.inf, "learning_rate must be more than 0")
-        _require(0.0 <= self.final_learning_rate < math.inf, "final_learning_rate is 0 or more")
+        rates = (self.learning_rate, self.discriminator_rate or self.learning_rate)
+        _require(all(0.0 < r < math.inf for r in rates), "learning rates must be more than 0")
+        _require(0.0 <= self.final_rate < math.inf, "final_rate is 0 or more")
         _require(self.warmup_steps >= 0, "warmup_steps must be 0 or more")
         _require(all(0.0 <= beta < 1.0 for beta in self.betas), "betas must lie in 0 <= b < 1")
-        _require(self.clip_norm > 0.0, "clip_norm must be more than 0")
+        _require(self.clip_norm >= 0.0, "clip_norm must be 0 or more")
         _require(0.0 <= self.ema_decay < 1.0, "ema_decay must lie in 0 <= d < 1")
+        _require(all(0.0 < m < 1.0 for m in self.milestones), "milestones lie in 0 < m < 1")
+        has_gan = self.losses.gan != "none"
+        _require(has_gan == bool(self.discriminator), "gan and discriminator need each other")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One training run: the network's numbers, its loss, its data and its schedule."""
+    """One training run."""
 
     name: str
-    network: Mapping[str, Any]
-    loss: LossOptions = field(default_factory=LossOptions)
+    generator: Mapping[str, Any]
+    """{network = "srresnet", scale = 4} and the numbers of its config."""
+    stages: tuple[StageOptions, ...] = (StageOptions(),)
     data: DataOptions = field(default_factory=DataOptions)
-    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+
+    def __post_init__(self) -> None:
+        network = self.generator.get("network")
+        _require(isinstance(network, str), "[generator] must name a network")
+        _require(bool(self.stages), "a recipe has one stage or more")
+        scale = self.generator.get("scale", 1)
+        _require(type(scale) is int and scale >= 1, "[generator] scale is a whole number")
+        _require(
+            "scale" in self.generator or bool(self.data.scales),
+            "[generator] needs a scale, or [data] scales",
+        )
 
     @property
     def scale(self) -> int:
-        return int(self.network["scale"])
+        """HR size over LR size; the largest of several."""
+        return max(self.data.scales) if self.data.scales else int(self.generator["scale"])
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
 
     def facts(self) -> dict[str, Any]:
-        """The recipe as plain values, for checkpoints and model cards."""
-        facts = dataclasses.asdict(self)
-        facts["network"] = dict(self.network)
-        facts["schedule"]["betas"] = list(self.schedule.betas)
-        return facts
+        """The recipe as plain values, for checkpoints, model cards and `from_facts`."""
+        return tables.facts(self)
+
+    def with_steps(self, steps: int) -> Recipe:
+        """The same stages in the same proportions, `steps` together."""
+        _require(steps >= len(self.stages), f"steps must be {len(self.stages)} or more")
+        # Where each stage ends, rounded; every one, and every one after it, has a step at least.
+        lengths: list[int] = []
+        planned, done = 0, 0
+        for number, stage in enumerate(self.stages):
+            planned += stage.steps
+            latest = steps - (len(self.stages) - number - 1)
+            end = min(max(round(steps * planned / self.steps), done + 1), latest)
+            lengths.append(end - done)
+            done = end
+        stages = (
+            dataclasses.replace(
+                stage, steps=length, warmup_steps=min(stage.warmup_steps, length // 4)
+            )
+            for stage, length in zip(self.stages, lengths, strict=True)
+        )
+        return dataclasses.replace(self, stages=tuple(stages))
+
+
+def from_facts(table: Mapping[str, Any]) -> Recipe:
+    """What `Recipe.facts` gave. Raises UsageError as `load` does."""
+    name = str(table.get("name", "unnamed"))
+    return tables.from_table(Recipe, dict(table, name=name), f"recipe {name}")
 
 
 def preset_names() -> tuple[str, ...]:
@@ -91,8 +187,12 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(f.name[:-5] for f in _RECIPES.iterdir() if f.name.endswith(".toml")))
 
 
-def load(name_or_path: str) -> Recipe:
+def load(name_or_path: str, *, overrides: Sequence[tuple[str, str]] = ()) -> Recipe:
     """The shipped recipe of that name, or the recipe in that TOML file.
+
+    Args:
+        overrides: (path, value) as ("stages.1.losses.gan_weight", "1e-3"); see
+            `tables.overridden`.
 
     Raises:
         UsageError: no such recipe, no valid TOML, an unknown key, or a value of the wrong type.
@@ -112,58 +212,6 @@ def load(name_or_path: str) -> Recipe:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name_or_path} is not valid TOML: {error}") from error
-    return _from_table(path.stem, table)
-
-
-def _from_table(name: str, table: Mapping[str, Any]) -> Recipe:
-    sections = {"loss": LossOptions, "data": DataOptions, "schedule": ScheduleOptions}
-    for key in table:
-        if key != "network" and key not in sections:
-            raise UsageError(_unknown(name, key, ["network", *sections]))
-    network = table.get("network")
-    if not isinstance(network, dict) or "architecture" not in network or "scale" not in network:
-        raise UsageError(f"recipe {name}: [network] must name an architecture and a scale")
-    scale = network["scale"]
-    if not isinstance(network["architecture"], str) or type(scale) is not int or scale < 1:
-        raise UsageError(f"recipe {name} [network]: architecture is a text, scale a whole number")
-    parts = {k: _options(kind, table.get(k, {}), f"{name} [{k}]") for k, kind in sections.items()}
-    return Recipe(name=name, network=dict(network), **parts)
-
-
-def _options(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """An instance of the dataclass `kind` from plain values, each of the declared type."""
-    if not isinstance(values, Mapping):
-        raise UsageError(f"recipe {where}: this must be a table of options, not {values!r}")
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise UsageError(_unknown(where, key, list(hints)))
-        if not _fits(value, str(hints[key])):
-            raise UsageError(f"recipe {where}: {key} = {value!r} is not of type {hints[key]}")
-    settled = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return kind(**settled)
-    except UsageError as error:
-        raise UsageError(f"recipe {where}: {error}") from error
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise UsageError(otherwise)
-
-
-def _fits(value: object, hint: str) -> bool:
-    if isinstance(value, bool):
-        return "bool" in hint
-    if isinstance(value, list):
-        numbers = all(type(each) in (int, float) for each in value)
-        return hint.startswith("tuple") and len(value) == hint.count("float") and numbers
-    if isinstance(value, int):
-        return ("int" in hint or "float" in hint) and not hint.startswith("tuple")
-    return type(value).__name__ in hint and not hint.startswith("tuple")
-
-
-def _unknown(where: str, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"recipe {where}: unknown key {key!r}; {hint}"
+    for place, value in overrides:
+        table = tables.overridden(table, place, value)
+    return from_facts({"name": path.stem, **table})

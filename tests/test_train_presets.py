@@ -1,0 +1,276 @@
+"""Every recipe that ships, made small: from the command line to a model that enlarges a picture.
+
+What each stage's losses are at its first step is computed here once more, term by term, from the
+formulas of the papers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from training import rows, save_picture, trainer
+from typer.testing import CliRunner
+
+from waifu4x import checkpoints, pictures, weights
+from waifu4x.cli.app import app
+from waifu4x.train import building, recipe
+from waifu4x.train.data import open_cache
+from waifu4x.train.loop import Trainer
+from waifu4x.train.recipe import Recipe
+from waifu4x.train.vgg import VGG19Features
+
+_RRDB = {"generator.blocks": "1", "generator.channels": "8", "generator.growth": "4"}
+_RESNET = {"generator.blocks": "1", "generator.channels": "8"}
+_DENSE = {
+    "stages.1.discriminator.channels": "2",
+    "stages.1.discriminator.hidden": "8",
+}
+_UNET = {"stages.1.discriminator.channels": "2"}
+SMALL: dict[str, dict[str, str]] = {
+    "compact": {"generator.convs": "1", "generator.channels": "8"},
+    "esrgan": _RRDB | _DENSE,
+    "fast": _RESNET,
+    "realesrgan": _RRDB | _UNET,
+    "realesrnet": _RRDB,
+    "srcnn": {"generator.channels": "[4, 4]"},
+    "srgan": _RESNET | _DENSE,
+    "srgan-modern": _RESNET | _DENSE,
+    "srgan-vgg22": _RESNET | _DENSE,
+    "srresnet": _RESNET,
+    "srresnet-vgg22": _RESNET,
+    "vdsr": {"generator.depth": "3", "generator.channels": "8"},
+}
+"""What makes each of them small; also the list of all that ship."""
+_EVERYWHERE = {"data.batch": "2", "data.patch_px": "8"}
+
+
+def small(name: str) -> Recipe:
+    return recipe.load(name, overrides=[*SMALL[name].items(), *_EVERYWHERE.items()])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("pictures")
+    for number in range(2):
+        save_picture(place / f"{number}.png", seed=number, size=(64, 56))
+    return place
+
+
+@pytest.fixture(scope="module")
+def features() -> VGG19Features:
+    """All of VGG-19 up to its last convolution; random weights that keep features of one size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = VGG19Features(["conv5_4"])
+        for layer in network.features.values():
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.kaiming_normal_(layer.weight)
+    return network
+
+
+@pytest.fixture(scope="module")
+def vgg_path(features: VGG19Features, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.safetensors"
+    save_file({name: value.half() for name, value in features.state_dict().items()}, path)
+    return path
+
+
+def test_no_recipe_is_left_out() -> None:
+    assert recipe.preset_names() == tuple(sorted(SMALL))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_recipes_as_they_ship_can_be_built(name: str) -> None:
+    chosen = recipe.load(name)
+    building.check(chosen)
+    assert recipe.from_facts(json.loads(json.dumps(chosen.facts()))) == chosen
+
+
+# The numbers of parameters that the papers' networks have.
+@pytest.mark.parametrize(
+    ("name", "generator", "discriminator"),
+    [
+        ("srresnet", 1_547_350, None),
+        ("srgan", 1_547_350, 23_563_649),
+        ("srgan-modern", 1_517_571, 14_499_401),
+        ("esrgan", 16_697_987, 14_499_401),
+        ("realesrgan", 16_697_987, 4_376_897),
+        ("vdsr", 665_921, None),
+    ],
+)
+def test_they_are_of_the_published_sizes(
+    name: str, generator: int, discriminator: int | None
+) -> None:
+    chosen = recipe.load(name)
+
+    def count(network: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in network.parameters())
+
+    assert count(building.generator(chosen)) == generator
+    if discriminator is not None:
+        crop_px = chosen.data.patch_px * chosen.scale
+        assert count(building.discriminator(chosen.stages[1], crop_px)) == discriminator
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_end_to_end(
+    *,
+    name: str,
+    folder: Path,
+    vgg_path: Path,
+    tmp_path: Path,
+) -> None:
+    chosen = small(name)
+    settings = {**SMALL[name], **_EVERYWHERE}
+    overrides = [f"--set={place}={value}" for place, value in settings.items()]
+    arguments = [
+        *("train", str(folder), "--recipe", name, "--name", "own", *overrides),
+        *("--steps", "4", "--report-every", "1", "--precision", "fp32", "--device", "cpu"),
+        *("--vgg", str(vgg_path), "--out", str(tmp_path / "run")),
+    ]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (0, ""), (done.stderr, done.exception)
+    told = rows(tmp_path / "run")
+    assert [row["step"] for row in told] == [1, 2, 3, 4]
+    assert list(dict.fromkeys(row["stage"] for row in told)) == [s.name for s in chosen.stages]
+    assert all(np.isfinite(value) for row in told for value in row["losses"].values())
+
+    model = checkpoints.load(tmp_path / "run" / "own.safetensors")
+    assert model.architecture == chosen.generator["network"]
+    assert json.loads(model.metadata["recipe"])["generator"] == dict(chosen.generator)
+    assert weights.find("own") is not None
+    small_picture = save_picture(tmp_path / "small.png", seed=9, size=(12, 10))
+    used = CliRunner().invoke(app, ["upscale", str(small_picture), "-m", "own", "-s", "4"])
+    assert used.exit_code == 0, used.stderr
+    assert pictures.read(tmp_path / "small_own_4x.png").pixels.shape == (40, 48, 3)
+    for name_ in ("report.html", "own.md", "recipe.toml", "facts.json"):
+        assert (tmp_path / "run" / name_).stat().st_size > 0
+    again = recipe.load(str(tmp_path / "run" / "recipe.toml"))
+    assert again.generator == chosen.generator
+    assert [s.losses for s in again.stages] == [s.losses for s in chosen.stages]
+
+
+# The first step of every stage, by hand.
+
+
+def _features_by_hand(
+    x: Tensor, weights: dict[str, Tensor], layers: list[str]
+) -> dict[str, Tensor]:
+    """Simonyan and Zisserman's table, line by line."""
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    x = (x - mean) / std
+    found: dict[str, Tensor] = {}
+    index = 0
+    for block, convolutions in enumerate((2, 2, 4, 4, 4), start=1):
+        for number in range(1, convolutions + 1):
+            kernel, bias = weights[f"features.{index}.weight"], weights[f"features.{index}.bias"]
+            x = functional.conv2d(x, kernel, bias, padding=1)
+            found[f"conv{block}_{number}"] = x
+            x = x.clamp(min=0.0)
+            found[f"relu{block}_{number}"] = x
+            index += 2
+        x = functional.max_pool2d(x, 2)
+        index += 1
+    return {layer: found[layer] for layer in layers}
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(0.0, x)
+
+
+@torch.no_grad()
+def _by_hand(
+    chosen: Recipe, number: int, subject: Trainer, features: VGG19Features
+) -> dict[str, float]:
+    """All terms of a stage's first step, each times its weight."""
+    losses = chosen.stages[number].losses
+    batch = subject._feed._batches[subject.state.step]
+    x, truth, target = (
+        t.float() / 255.0 if t.dtype == torch.uint8 else t
+        for t in (batch.x, batch.truth, batch.target)
+    )
+    made = copy.deepcopy(subject.state.generator).train()(x)
+    difference = (made - target).double().numpy()
+    if losses.pixel_range == "11":
+        difference = 2.0 * difference
+    found: dict[str, float] = {}
+    if losses.pixel_weight > 0.0:
+        measure = {"l1": np.abs, "mse": np.square}[losses.pixel]
+        found[losses.pixel] = losses.pixel_weight * float(measure(difference).mean())
+    if losses.content:
+        layers = list(losses.content)
+        state = {name: value.half().float() for name, value in features.state_dict().items()}
+        mine, wanted = (_features_by_hand(image, state, layers) for image in (made, target))
+        total = 0.0
+        for layer, weight in losses.content.items():
+            apart = (mine[layer] - wanted[layer]).double().numpy()
+            measure = {"l1": np.abs, "mse": np.square}[losses.content_criterion]
+            total += weight * float(measure(apart).mean())
+        found["content"] = losses.content_weight * total
+    if losses.tv_weight > 0.0:
+        image = made.double().numpy()
+        steps = np.abs(np.diff(image, axis=3)).sum() + np.abs(np.diff(image, axis=2)).sum()
+        found["tv"] = losses.tv_weight * float(steps) / image.size
+    if losses.gan != "none":
+        # Spectral normalisation changes with every picture it is shown: the order matters.
+        judge = copy.deepcopy(subject.state.discriminator)
+        assert judge is not None
+        judge.train()
+        real = judge(truth).double().numpy() if losses.gan == "ragan" else None
+        fake = judge(made).double().numpy()
+        gan = _softplus(-fake).mean()
+        if real is not None:
+            seems_made, seems_real = real - fake.mean(), fake - real.mean()
+            gan = 0.5 * (_softplus(seems_made).mean() + _softplus(-seems_real).mean())
+        found["gan"] = losses.gan_weight * float(gan)
+        real, fake = judge(truth).double().numpy(), judge(made).double().numpy()
+        d = _softplus(-real).mean() + _softplus(fake).mean()
+        if losses.gan == "ragan":
+            apart = _softplus(fake.mean() - real).mean() + _softplus(fake - real.mean()).mean()
+            d = 0.5 * apart
+        found["d"] = float(d)
+    return found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_terms_of_the_first_step_of_each_stage(
+    name: str, folder: Path, features: VGG19Features, tmp_path: Path
+) -> None:
+    chosen = small(name)
+    scales = chosen.data.scales or (chosen.scale,)
+    caches = [open_cache([folder], tmp_path / "cache", scale=s, patch_px=8) for s in scales]
+    state = {key: value.half().float() for key, value in features.state_dict().items()}
+
+    def open_features(layers: Any) -> VGG19Features:
+        network = VGG19Features(layers)
+        network.load_state_dict({key: state[key] for key in network.state_dict()})
+        return network
+
+    for number in range(len(chosen.stages)):
+        run = tmp_path / str(number)
+        subject = trainer(caches[0], chosen, run, open_features=open_features)
+        subject._feed._batches._caches = tuple(caches)
+        for _ in range(number):
+            subject.next_stage()
+        wanted = _by_hand(chosen, number, subject, features)
+        subject.run(
+            on_report=lambda report: None,
+            report_every=1,
+            stop=lambda state=subject.state: int(state.step >= 1),
+        )
+        (row,) = rows(run)
+        assert row["stage"] == chosen.stages[number].name
+        assert row["losses"].keys() == wanted.keys()
+        for term, value in wanted.items():
+            assert row["losses"][term] == pytest.approx(value, rel=2e-4), term
+            assert value > 0.0

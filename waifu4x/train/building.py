@@ -1,0 +1,128 @@
+"""The networks of a recipe, with fresh weights, and what is wrong with a recipe before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from waifu4x.errors import UsageError
+from waifu4x.networks import NETWORKS
+from waifu4x.train import degrade, tables
+from waifu4x.train.discriminators import build_discriminator
+from waifu4x.train.options import unknown
+from waifu4x.train.recipe import Recipe, StageOptions
+from waifu4x.train.vgg import LAYERS, VGG19Features
+
+
+def check(recipe: Recipe) -> None:
+    """Find out what is wrong with a recipe before any picture is decoded for it.
+
+    Raises:
+        UsageError: an unknown network, layer, discriminator or degradation, or numbers that they do
+            not take.
+    """
+    # Of numbers alone: nothing is drawn, and no memory is taken.
+    with torch.device("meta"):
+        network = generator(recipe)
+    config: Any = network.config
+    patch_px = recipe.data.patch_px * recipe.scale
+    for stage in recipe.stages:
+        _check_layers(recipe, stage, patch_px)
+        if stage.discriminator:
+            with torch.device("meta"):
+                discriminator(stage, patch_px)
+            if len(recipe.data.scales) > 1:
+                raise UsageError(
+                    f"recipe {recipe.name}: crops of several scales differ in size, and a "
+                    f"discriminator takes one: leave one of data.scales"
+                )
+        needs_rgb = bool(stage.losses.content) or bool(stage.discriminator)
+        if needs_rgb and config.channels_in != 3:
+            raise UsageError(
+                f"recipe {recipe.name}: {recipe.generator['network']} works on luma, and content "
+                f"and adversarial losses need RGB"
+            )
+    if recipe.data.degradation != "bicubic":
+        degrade.build(recipe.data.degradation, scale=recipe.scale, options=recipe.data.degrade)
+
+
+def _check_layers(recipe: Recipe, stage: StageOptions, crop_px: int) -> None:
+    layers = tuple(stage.losses.content)
+    for layer in layers:
+        if layer not in LAYERS:
+            raise UsageError(
+                f"recipe {recipe.name}: VGG-19 has no layer {layer!r}; "
+                f"they are called conv1_1, relu2_2, conv5_4 …"
+            )
+    if layers:
+        with torch.device("meta"):
+            smallest_px = VGG19Features(layers).smallest_px
+        if crop_px < smallest_px:
+            raise UsageError(
+                f"recipe {recipe.name}: {', '.join(layers)} need crops of {smallest_px} px, and "
+                f"these have {crop_px}: raise patch_px"
+            )
+
+
+def generator(recipe: Recipe) -> nn.Module:
+    """The network that is trained. Raises UsageError as `check` does."""
+    numbers = dict(recipe.generator)
+    name = numbers.pop("network")
+    if name not in NETWORKS:
+        wrong = f"recipe {recipe.name}: no network {name!r}"
+        raise UsageError(unknown(wrong, str(name), known=list(NETWORKS)))
+    entry = NETWORKS[name]
+    where = f"recipe {recipe.name} [generator]"
+    fields = {field.name for field in dataclasses.fields(entry.config)}
+    if "upsamplings" in fields:  # RRDB counts in doublings
+        scale = numbers.pop("scale", None)
+        if isinstance(scale, int) and scale.bit_count() == 1:
+            numbers.setdefault("upsamplings", scale.bit_length() - 1)
+    try:
+        config = tables.from_table(entry.config, numbers, where)
+        if not config.pre_upsampled and config.scale != recipe.scale:
+            raise ValueError(f"scale {config.scale} is not that of the data, {recipe.scale}")
+        return entry.module(config)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def begin(recipe: Recipe, initial: Mapping[str, Tensor] | None) -> nn.Module:
+    """The generator, with fresh weights or those given.
+
+    Raises:
+        UsageError: these are of another network, or as `check` does.
+    """
+    network = generator(recipe)
+    if initial is not None:
+        try:
+            network.load_state_dict(initial)
+        except RuntimeError as error:
+            raise UsageError(
+                f"--init is of another network than that of recipe {recipe.name}: give a model of "
+                f"{recipe.generator['network']} with the same numbers"
+            ) from error
+    return network
+
+
+def check_share(recipe: Recipe, processes: int) -> None:
+    """Raises UsageError unless so many processes can share a batch evenly."""
+    if recipe.data.batch % processes:
+        raise UsageError(
+            f"a batch of {recipe.data.batch} cannot be shared by {processes} processes: give a "
+            f"--batch that is a multiple of {processes}"
+        )
+
+
+def discriminator(stage: StageOptions, crop_px: int) -> nn.Module:
+    """The discriminator of a stage, for crops of that size. Raises UsageError as `check` does."""
+    numbers = dict(stage.discriminator)
+    kind = str(numbers.pop("kind", None))
+    # A gradient penalty does not go with batch normalisation (see `adversarial.WassersteinGP`).
+    if stage.losses.gan == "wgan-gp":
+        numbers["norm"] = False
+    return build_discriminator(kind, crop_px=crop_px, **numbers)
