@@ -15,7 +15,9 @@ https://docs.python.org/3/library/queue.html#queue.SimpleQueue.put
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -37,6 +39,7 @@ from waifu4x.upscaler import Facts, Upscaler
 
 _LOOK_AHEAD = 3
 """Decoded parts that wait for the network: enough that a slow file does not stop it."""
+_ENCODER_NICENESS = 10
 _MEMORY_SHARE = 0.5
 """Of what is free when a run begins."""
 
@@ -292,6 +295,7 @@ class _Pipeline:
     # -- the threads that encode -------------------------------------------------------------------
 
     def _finish_all(self) -> None:
+        _step_back()
         while (entry := self._enlarged.get()) is not None:
             assembly, item = entry
             try:
@@ -363,6 +367,17 @@ class _Pipeline:
             journal.append(line)
         except OSError as error:
             raise failures.write_error(error, journal.path, size_bytes=4096) from error
+
+
+def _step_back() -> None:
+    """Let the network's threads go first where it shares the cores with this thread.
+
+    They wait for each other many times a picture: an encoder that takes the core of one stops all.
+    Only Linux has priorities of threads.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _ENCODER_NICENESS)
 
 
 def _failed_line(source: str, reason: str) -> Line:
