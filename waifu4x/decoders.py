@@ -112,6 +112,7 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def check_size(width: int, height: int, *, max_pixels: int) -> None:
+    """Raise RefusedError unless a picture of so many pixels a side may be decoded."""
     if width < 1 or height < 1:
         raise RefusedError(f"has no pixels ({width}×{height})")
     if max(width, height) > _MAX_SIDE_PX:
@@ -198,6 +199,7 @@ def _frames_of(image: Image.Image) -> int:
 
 
 def exif_of(image: Image.Image) -> Image.Exif | None:
+    """The EXIF tags, or a TIFF's own; empty where there are none, None where they are damaged."""
     try:
         if packed := image.info.get("exif"):
             # getexif gives an empty one when loading failed before; this says that it did.

@@ -16,6 +16,7 @@ from waifu4x.failures import RefusedError
 
 
 def gray(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    """A 16-bit gray image as (H, W, 1) uint16, 0 black, and the alpha of its transparent level."""
     gray = np.asarray(image).astype(np.uint16)
     tags = getattr(image, "tag_v2", {})
     if tags.get(258) == (12,):
@@ -52,6 +53,10 @@ def scaled(values: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray | None
 
 
 def decode_png(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels (H, W, 1 or 3) and alpha (H, W) with all of their 16 bits; size is (W, H) in px.
+
+    Raises RefusedError when the file is damaged.
+    """
     import imagecodecs
 
     try:
@@ -66,6 +71,10 @@ def decode_png(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarr
 def decode_tiff(
     stream: BinaryIO, shape: tuple[int, int, int], *, planar: bool
 ) -> npt.NDArray[np.uint16]:
+    """The samples of a TIFF's first page, of shape (H, W, C), whichever way round they are stored.
+
+    Raises RefusedError when the file is damaged.
+    """
     import imagecodecs
 
     height, width, count = shape
@@ -146,6 +155,7 @@ def stretched(samples: np.ndarray, depth_bits: int) -> np.ndarray:
 
 
 def unmultiply(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, C) that were multiplied by alpha (H, W), as they were before; all uint16."""
     weight = np.maximum(alpha, 1)[..., None].astype(np.uint64)
     return np.minimum((pixels.astype(np.uint64) * 65535 + weight // 2) // weight, 65535).astype(
         np.uint16

@@ -41,12 +41,14 @@ def shown(source: Path | bytes | BinaryIO) -> str:
 
 
 def one_line(text: object) -> str:
+    """Its text with whatever would not print, line ends among it, escaped."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
     )
 
 
 def read_failure(error: BaseException) -> str:
+    """Why a picture could not be read, as the end of a sentence that its name begins."""
     if isinstance(error, OSError) and error.errno is not None:
         hints = {
             errno.ENOENT: "does not exist: check the name",
@@ -76,4 +78,5 @@ def write_error(error: OSError, target: Path, *, size_bytes: int) -> PictureWrit
 
 
 def missing_module(error: ModuleNotFoundError) -> str:
+    """What to say when a module for deep colour is not installed."""
     return f"16-bit colour needs the package {error.name}: pip install {error.name}"

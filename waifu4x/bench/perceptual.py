@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeGuard, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from torch.nn import functional
 from waifu4x import weights
 from waifu4x.bench.metrics import shaved
 from waifu4x.tensor_files import TensorFile, fail, printable, read_tensor_file
+from waifu4x.tensor_values import take_floats
 
 Uint8Array = npt.NDArray[np.uint8]
 Net = Literal["alex", "vgg", "squeeze"]
@@ -337,31 +338,9 @@ def _fill(
     network: nn.Module, file: TensorFile, path: Path, *, keys: dict[str, str], what: str
 ) -> None:
     """Set what `keys` names on the left to the file's tensor that it names on the right."""
-    content = file.content if isinstance(file.content, dict) else {}
     own = network.state_dict()
-    state: dict[str, Tensor] = {}
-    for key, theirs in keys.items():
-        # The class's own methods, here and below: a pickle can set attributes that hide them.
-        tensor = dict.get(content, theirs)
-        if not _is_plain(tensor) or tensor.shape != own[key].shape:
-            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else "not there"
-            problem = f"is no {what}: {theirs} is {shape}, not floats of {tuple(own[key].shape)}"
-            fail(path, f"{problem}; {_cure(what)}", sha256=file.sha256)
-        # A copy: a mapped tensor would change, or vanish, with its file.
-        state[key] = Tensor.to(Tensor.detach(tensor), torch.float32, copy=True)
-        if not bool(torch.isfinite(state[key]).all()):
-            problem = f"holds NaN or infinity in {theirs}; {_cure(what)}"
-            fail(path, problem, sha256=file.sha256)
+    state = {
+        key: take_floats(file, theirs, path=path, shape=own[key].shape, what=what, cure=_cure(what))
+        for key, theirs in keys.items()
+    }
     network.load_state_dict(state, strict=False)
-
-
-def _is_plain(tensor: object) -> TypeGuard[Tensor]:
-    """Whether it is a dense float tensor, whose values may be looked at."""
-    return (
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
-        and not tensor.is_nested
-        and not tensor.is_quantized
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    )

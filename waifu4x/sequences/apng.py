@@ -81,6 +81,7 @@ def outline(stream: BinaryIO) -> Outline:
 
 
 def decode(stream: BinaryIO) -> Film:
+    """Every frame as it is shown: drawn over what the frames before it leave."""
     layout = _layout(stream.read())
     height, width = _size(layout.header)
     pictures = [_still(layout, k) for k in range(len(layout.frames))]

@@ -27,6 +27,7 @@ _SEGMENT_AT = {0: (8, 4), 1: (8, 8)}
 
 
 def outline(stream: BinaryIO) -> Outline:
+    """Of a file that is no AVIF, or a damaged one, that of a single picture."""
     try:
         image = Image.open(stream, formats=("AVIF",))
     except UnidentifiedImageError:
@@ -38,6 +39,7 @@ def outline(stream: BinaryIO) -> Outline:
 
 
 def decode(stream: BinaryIO) -> Film:
+    """Every frame, in 8 bits whatever the file holds; more is noted."""
     data = stream.read()
     plays = _plays(data)
     depth = deep.avif_depth_bits(data)

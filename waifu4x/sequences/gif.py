@@ -70,6 +70,7 @@ class _Layout:
 
 
 def outline(stream: BinaryIO) -> Outline:
+    """By walking the blocks; no frame is decoded."""
     layout = _layout(stream.read())
     canvas_px = layout.width * layout.height
     sizes = [max(canvas_px, image.width * image.height) for image in layout.images]
@@ -77,6 +78,7 @@ def outline(stream: BinaryIO) -> Outline:
 
 
 def decode(stream: BinaryIO) -> Film:
+    """Every frame as it is shown: drawn over what the frames before it leave."""
     layout = _layout(stream.read())
     pixels = np.zeros((layout.height, layout.width, 3), dtype=np.uint8)
     alpha = np.zeros((layout.height, layout.width), dtype=np.uint8)

@@ -50,6 +50,7 @@ class _Style:
 
 
 def outline(stream: BinaryIO) -> Outline:
+    """By following the chain of pages; each counts as a frame."""
     pages = _pages(stream, _style(stream))
     sizes = [page.pixels for page in pages]
     return Outline(frames=len(sizes), pixels=sum(sizes), largest=max(sizes, default=0))

@@ -28,6 +28,7 @@ _OF_PIXELS = (b"ALPH", b"VP8 ", b"VP8L")
 
 
 def outline(stream: BinaryIO) -> Outline:
+    """By walking the chunks; no frame is decoded."""
     stream.seek(12)
     name, flags, packed = struct.unpack("<4s4xB3x6s", stream.read(18).ljust(18, b"\0"))
     if name != b"VP8X" or not flags & _ANIMATED:
@@ -39,6 +40,7 @@ def outline(stream: BinaryIO) -> Outline:
 
 
 def decode(stream: BinaryIO) -> Film:
+    """Every frame as it is shown; a file with fewer than it names is refused as damaged."""
     wanted = outline(stream).frames
     stream.seek(0)
     shown, durations_ms = [], []

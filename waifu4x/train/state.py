@@ -223,6 +223,7 @@ class _ForeignError(TrainError):
 
 
 def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in this folder could be gone on with."""
     return any((folder / name).is_file() for name in (CHECKPOINT_NAME, PREVIOUS_NAME))
 
 

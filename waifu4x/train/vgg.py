@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from waifu4x import weights
 from waifu4x.tensor_files import fail, printable, read_tensor_file
+from waifu4x.tensor_values import take_floats
 from waifu4x.train.losses import check_same_shape
 
 CATALOG_NAME = "vgg19"
@@ -131,18 +132,10 @@ def load_vgg19(path: Path, layers: Sequence[str]) -> VGG19Features:
     problem = _layout_problem(content, network)
     if problem is not None:
         fail(path, f"{problem}; {_CURE}", sha256=file.sha256)
-    state: dict[str, Tensor] = {}
-    for key, own in network.state_dict().items():
-        tensor = dict.get(content, key)
-        if not _is_plain(tensor) or tensor.shape != own.shape:
-            shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else "no tensor"
-            problem = f"is no VGG-19: {key} is {shape}, not floats of {tuple(own.shape)}"
-            fail(path, f"{problem}; {_CURE}", sha256=file.sha256)
-        # A copy: a mapped tensor would change, or vanish, with its file. The class's own methods:
-        # a pickle can set attributes that hide them.
-        state[key] = Tensor.to(Tensor.detach(tensor), torch.float32, copy=True)
-        if not bool(torch.isfinite(state[key]).all()):
-            fail(path, f"holds NaN or infinity in {key}; {_CURE}", sha256=file.sha256)
+    state = {
+        key: take_floats(file, key, path=path, shape=own.shape, what="VGG-19", cure=_CURE)
+        for key, own in network.state_dict().items()
+    }
     network.load_state_dict(state)
     return network
 
@@ -185,18 +178,6 @@ def _layout_problem(content: dict[Any, Any], network: VGG19Features) -> str | No
         return None
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     return f"does not reach {max(network.layers, key=LAYERS.__getitem__)}: it has no {shown}"
-
-
-def _is_plain(tensor: object) -> TypeGuard[Tensor]:
-    """Whether it is a dense float tensor, whose values may be looked at."""
-    return (
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
-        and not tensor.is_nested
-        and not tensor.is_quantized
-        and tensor.device.type == "cpu"
-        and tensor.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-    )
 
 
 class ContentLoss(nn.Module):
