@@ -16,7 +16,7 @@ from training import save_picture
 
 from waifu4x import color, pictures
 from waifu4x.canvas import to_unit
-from waifu4x.errors import TrainError
+from waifu4x.errors import TrainError, UsageError
 from waifu4x.resample import imresize, resize
 from waifu4x.train import degrade, pairs, spoiling
 from waifu4x.train.batches import Batch, Batches
@@ -425,15 +425,15 @@ def test_pictures_without_a_partner_or_with_two(tmp_path: Path) -> None:
     save_pair(tmp_path, "0.png", seed=0)
     _, small = save_pair(tmp_path, "1.png", seed=1)
     small.rename(tmp_path / "kept.png")
-    with pytest.raises(TrainError, match=r"1\.png has no partners in .*each needs one"):
+    with pytest.raises(UsageError, match=r"1\.png has no partners in .*each needs one"):
         opened(tmp_path)
     for name in ("1.png", "1x2.png"):
         (tmp_path / "lr" / name).write_bytes((tmp_path / "kept.png").read_bytes())
-    with pytest.raises(TrainError, match=r"1\.png has 2 partners"):
+    with pytest.raises(UsageError, match=r"1\.png has 2 partners"):
         opened(tmp_path)
     (tmp_path / "lr" / "1.png").unlink()
     assert len(opened(tmp_path)) == 2
-    with pytest.raises(TrainError, match="is no folder"):
+    with pytest.raises(UsageError, match="is no folder"):
         open_cache([tmp_path / "hr"], tmp_path, scale=2, patch_px=8, lr_folder=tmp_path / "absent")
 
 

@@ -118,14 +118,20 @@ def _features(block: Plane) -> list[float]:
 
 
 def _asymmetric_gaussian(values: Plane) -> tuple[float, float, float]:
-    """Shape, and left and right scale, of the asymmetric generalised Gaussian that fits."""
-    negative, positive = values[values < 0], values[values > 0]
-    if not len(negative) or not len(positive):
-        return math.nan, math.nan, math.nan  # a flat block: it is left out
-    left, right = (math.sqrt(float(np.mean(side**2))) for side in (negative, positive))
-    skew = left / right
-    moments = float(np.mean(np.abs(values)) ** 2 / np.mean(values**2))
-    ratio = moments * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
-    shape = float(_SHAPES[np.argmin((_RATIOS - ratio) ** 2)])
+    """Shape, and left and right scale, of the asymmetric generalised Gaussian that fits.
+
+    A side without values has the scale NaN, and the shape is then the least one there is: so the
+    authors' MATLAB code has it, where NaN is nearest to the first of the shapes.
+    """
+    left, right = (
+        math.sqrt(float(np.mean(side**2))) if len(side) else math.nan
+        for side in (values[values < 0], values[values > 0])
+    )
+    shape = float(_SHAPES[0])
+    if not math.isnan(left + right):
+        skew = left / right
+        moments = float(np.mean(np.abs(values)) ** 2 / np.mean(values**2))
+        ratio = moments * (skew**3 + 1) * (skew + 1) / (skew**2 + 1) ** 2
+        shape = float(_SHAPES[np.argmin((_RATIOS - ratio) ** 2)])
     scale = math.sqrt(math.gamma(1 / shape) / math.gamma(3 / shape))
     return shape, left * scale, right * scale

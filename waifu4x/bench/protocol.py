@@ -1,12 +1,13 @@
 """How super-resolution papers measure: shrink, enlarge, compare, with every convention by name.
 
 The published figures of a system hold under the conventions of its authors' scripts, which differ
-in two places: what is shrunk, and whether luma is rounded. That moves a result by 0.01 to 0.08 dB.
+in what is shrunk, in whether luma is rounded, and in what becomes of gray files. That moves a
+result by 0.01 to 0.1 dB.
 """
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,126 +16,170 @@ import numpy.typing as npt
 
 from waifu4x import color
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
-from waifu4x.bench.metrics import luma_8bit, psnr, shaved
-from waifu4x.bench.niqe import BLOCK_PX, Prior, niqe
+from waifu4x.bench.metrics import luma_8bit, shaved
 from waifu4x.errors import UsageError
-from waifu4x.folders import find_pictures
 from waifu4x.pictures import Picture
 from waifu4x.resample import imresize
 from waifu4x.sizes import Target
-from waifu4x.upscaler import Upscaler
+from waifu4x.upscaler import Facts, Upscaler
 
 Uint8Array = npt.NDArray[np.uint8]
+Plane = npt.NDArray[np.float64]
 
-PROTOCOLS = {
-    "rgb8": "8-bit RGB is shrunk and rounded to 8 bit; luma is rounded (MATLAB on uint8)",
-    "rgb8-float-y": "as rgb8, but luma is not rounded (BasicSR)",
-    "luma": "8-bit luma is shrunk in float, not rounded (the scripts of SRCNN and VDSR)",
-}
+DEFAULT_PROTOCOL = "rgb8"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """One model on one folder."""
+class Protocol:
+    """One set of conventions."""
 
-    model: str
-    folder: str
-    scale: int
-    protocol: str
-    precision: str
-    pictures: dict[str, float]
-    """Y-PSNR in dB of each picture."""
-    niqe: dict[str, float] | None = None
-    """Of each picture that is large enough, where it was asked for."""
+    name: str
+    text: str
+    is_luma_rounded: bool = True
+    is_luma_alone: bool = False
+    """Only luma is shrunk and enlarged, in float; colour is not measured."""
+    keeps_gray: bool = False
+    """A gray file is measured in its own levels 0..255; else as RGB, whose luma is in 16..235."""
 
-    @property
-    def psnr_db(self) -> float:
-        """The mean of the pictures' dB, as papers average."""
-        return float(np.mean(list(self.pictures.values())))
-
-    @property
-    def mean_niqe(self) -> float | None:
-        return None if not self.niqe else float(np.mean(list(self.niqe.values())))
-
-    def facts(self) -> dict[str, object]:
-        """All of it as plain values; None for an infinite PSNR, which JSON cannot say."""
-        values = {name: _finite(db) for name, db in self.pictures.items()}
-        whole = {**self.__dict__, "pictures": values, "psnr_db": _finite(self.psnr_db)}
-        if self.niqe is None:
-            whole.pop("niqe")
-            return whole
-        return {**whole, "mean_niqe": self.mean_niqe}
+    def luma(self, image: Uint8Array) -> Plane:
+        """(H, W, 1 or 3) -> (H, W): what PSNR and SSIM are taken of."""
+        if self.keeps_gray and image.shape[2] == 1:
+            return image[..., 0].astype(np.float64)
+        return luma_8bit(as_rgb(image)) if self.is_luma_rounded else color.luma(as_rgb(image))
 
 
-def measure(
-    upscaler: Upscaler,
-    folder: Path,
-    *,
-    scale: int,
-    protocol: str = "rgb8",
-    prior: Prior | None = None,
-) -> Measured:
-    """Y-PSNR, and with a `prior` NIQE, of a model on every picture of a folder.
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name=DEFAULT_PROTOCOL,
+            text="8-bit RGB is shrunk and rounded to 8 bit; luma is rounded (MATLAB on uint8)",
+        ),
+        Protocol(
+            name="rgb8-own-gray",
+            text="as rgb8, but gray files are measured in their own levels (Set14 has one)",
+            keeps_gray=True,
+        ),
+        Protocol(
+            name="rgb8-float-y",
+            text="as rgb8, but luma is not rounded (BasicSR)",
+            is_luma_rounded=False,
+        ),
+        Protocol(
+            name="luma",
+            text="8-bit luma is shrunk in float, not rounded; gray files keep their levels (the "
+            "scripts of SRCNN and VDSR)",
+            is_luma_alone=True,
+            keeps_gray=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """An enlarged picture and the truth, both with `scale` px cut off every border."""
+
+    luma: Plane
+    """(h, w), in 16..235; of a gray file that keeps its levels in 0..255. Likewise `true_luma`."""
+    true_luma: Plane
+    rgb: Uint8Array | None
+    """(h, w, 3); None where luma alone was enlarged. Likewise `true_rgb`."""
+    true_rgb: Uint8Array | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Enlarged:
+    """What a model made of one picture of known truth."""
+
+    pair: Pair
+    time_s: float
+    """Of enlarging alone."""
+    megapixels: float
+    """Of the whole enlarged picture."""
+    facts: Facts | None
+    """None where luma alone was enlarged."""
+
+
+def protocol_named(name: str) -> Protocol:
+    """One of PROTOCOLS. Raises UsageError, which names all, for any other."""
+    if name not in PROTOCOLS:
+        raise UsageError(f"no protocol {name!r}: use {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def enlarge(
+    upscaler: Upscaler, path: Path, *, scale: int, protocol: Protocol, lr: Path | None = None
+) -> Enlarged:
+    """One picture through the protocol.
 
     The high-resolution picture is cut to a multiple of the scale, shrunk by MATLAB's bicubic
-    `imresize`, enlarged by the model and compared with `scale` px cut off every border.
-
-    NIQE is of the enlarged picture, with the same border cut off.
+    `imresize` (or `lr` is taken for what is shrunk), and enlarged by the model.
 
     Raises:
-        UsageError: no such protocol or scale, NIQE of luma alone, no pictures in the folder, or one
-            that is too small.
+        UsageError: the picture is too small, `lr` has another size than the shrunk picture would
+            have, or luma alone is to be shrunk and there is an `lr`.
         PictureReadError: a picture that cannot be read.
     """
-    if scale < 2:
-        raise UsageError(f"a scale to measure at is 2 or more, not {scale}")
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"no protocol {protocol!r}: use {', '.join(PROTOCOLS)}")
-    if prior is not None and protocol == "luma":
-        raise UsageError("NIQE is measured on whole pictures: choose another protocol than luma")
-    found = find_pictures(folder)
-    if not found:
-        raise UsageError(f"no pictures in {folder}")
-    values: dict[str, float] = {}
-    natural: dict[str, float] = {}
-    for path in found:
-        hr = cut_to_multiple(read_8bit(path), scale)
-        # As many are cut off every border: something must be left.
-        if min(hr.shape[:2]) <= 2 * scale:
-            raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
-        if protocol == "luma":
-            values[path.stem] = _measure_luma(upscaler, hr, scale=scale)
-            continue
-        sr = _enlarged(upscaler, hr, scale)
-        luma = color.luma if protocol == "rgb8-float-y" else luma_8bit
-        values[path.stem] = psnr(*(shaved(luma(as_rgb(image)), scale) for image in (sr, hr)))
-        if prior is not None and min(hr.shape[:2]) - 2 * scale >= BLOCK_PX:
-            natural[path.stem] = niqe(as_rgb(sr), prior, border_px=scale)
-    runner = upscaler.runner
-    return Measured(
-        model=upscaler.name,
-        folder=folder.name,
-        scale=scale,
-        protocol=protocol,
-        precision="fp32" if runner is None else runner.precision,
-        pictures=values,
-        niqe=None if prior is None else natural,
+    hr = cut_to_multiple(read_8bit(path), scale)
+    # As many are cut off every border: something must be left.
+    if min(hr.shape[:2]) <= 2 * scale:
+        raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
+    if protocol.is_luma_alone:
+        if lr is not None:
+            raise UsageError(f"the protocol {protocol.name} shrinks luma itself: leave out --lr")
+        return _enlarge_luma(upscaler, hr, scale=scale, protocol=protocol)
+    small = imresize(hr, 1.0 / scale) if lr is None else _given(lr, hr, scale=scale, path=path)
+    started = time.perf_counter()
+    enlarged, facts = upscaler.upscale(Picture(pixels=small), Target(scale=scale))
+    time_s = time.perf_counter() - started
+    sr = enlarged.pixels
+    return Enlarged(
+        pair=Pair(
+            luma=shaved(protocol.luma(sr), scale),
+            true_luma=shaved(protocol.luma(hr), scale),
+            rgb=shaved(as_rgb(sr), scale),
+            true_rgb=shaved(as_rgb(hr), scale),
+        ),
+        time_s=time_s,
+        megapixels=_megapixels(hr),
+        facts=facts,
     )
 
 
-def _enlarged(upscaler: Upscaler, hr: Uint8Array, scale: int) -> Uint8Array:
-    small = Picture(pixels=imresize(hr, 1.0 / scale))
-    return upscaler.upscale(small, Target(scale=scale))[0].pixels
+def _given(lr: Path, hr: Uint8Array, *, scale: int, path: Path) -> Uint8Array:
+    """A low-resolution picture that somebody has shrunk, with as many channels as `hr`."""
+    small = read_8bit(lr)
+    wanted = (hr.shape[0] // scale, hr.shape[1] // scale)
+    if small.shape[:2] != wanted:
+        raise UsageError(
+            f"{lr} is {small.shape[1]}×{small.shape[0]} px, and {path} at x{scale} needs "
+            f"{wanted[1]}×{wanted[0]} px"
+        )
+    if small.shape[2] == hr.shape[2]:
+        return small
+    return as_rgb(small) if hr.shape[2] == 3 else np.rint(small.mean(axis=2)).astype(np.uint8)
 
 
-def _measure_luma(upscaler: Upscaler, hr: Uint8Array, *, scale: int) -> float:
+def _enlarge_luma(
+    upscaler: Upscaler, hr: Uint8Array, *, scale: int, protocol: Protocol
+) -> Enlarged:
     """For networks of luma alone, and for resampling: no colour is involved at any point."""
-    truth = luma_8bit(as_rgb(hr))
-    small = imresize(truth / 255.0, 1.0 / scale)
-    sr = upscaler.enlarge_plane(small.astype(np.float32), truth.shape[:2])
+    truth = protocol.luma(hr)
+    small = imresize(truth / 255.0, 1.0 / scale).astype(np.float32)
+    started = time.perf_counter()
+    sr = upscaler.enlarge_plane(small, (hr.shape[0], hr.shape[1]))
+    time_s = time.perf_counter() - started
     levels = np.clip(np.floor(sr.astype(np.float64) * 255.0 + 0.5), 0.0, 255.0)
-    return psnr(shaved(levels, scale), shaved(truth, scale))
+    return Enlarged(
+        pair=Pair(
+            luma=shaved(levels, scale), true_luma=shaved(truth, scale), rgb=None, true_rgb=None
+        ),
+        time_s=time_s,
+        megapixels=_megapixels(hr),
+        facts=None,
+    )
 
 
-def _finite(db: float) -> float | None:
-    return db if math.isfinite(db) else None
+def _megapixels(image: Uint8Array) -> float:
+    return image.shape[0] * image.shape[1] / 1e6

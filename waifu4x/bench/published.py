@@ -58,6 +58,19 @@ class Figure:
     """Lower is better, as PI."""
     pi: float | None = None
 
+    def applies_to(self, dataset: str, scale: int) -> bool:
+        """Whether it is of this set and scale; case does not matter, and BSD100 is B100."""
+        return (self.dataset.casefold(), self.scale) == (_folded_set(dataset), scale)
+
+    def value(self, key: str) -> float | None:
+        """What stands beside a measure of this key; None where the source measured otherwise."""
+        if key == "lpips":
+            return self.lpips
+        keys = {"y": ("psnr", "ssim"), "rgb": ("psnr-rgb",)}[self.source.channel]
+        if key not in keys:
+            return None
+        return self.ssim if key == "ssim" else self.psnr_db
+
 
 @cache
 def figures() -> tuple[Figure, ...]:
@@ -70,11 +83,10 @@ def lookup(model: str, dataset: str, scale: int) -> tuple[Figure, ...]:
 
     Upper and lower case are the same, and BSD100 is B100. Raises what `figures` raises.
     """
-    wanted = (model.casefold(), _folded_set(dataset), scale)
     return tuple(
         figure
         for figure in figures()
-        if (figure.model.casefold(), figure.dataset.casefold(), figure.scale) == wanted
+        if figure.model.casefold() == model.casefold() and figure.applies_to(dataset, scale)
     )
 
 

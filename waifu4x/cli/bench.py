@@ -2,71 +2,196 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from waifu4x import catalog
+from waifu4x.errors import UsageError
+
+_WHAT = "What is measured"
+_HOW = "How"
+_SHOWN = "What is shown"
+
+_SUFFIXES = (".md", ".csv", ".json", ".html")
 
 
 def bench(
-    folders: Annotated[
-        list[Path],
-        typer.Argument(help="Folders of high-resolution pictures.", show_default=False),
-    ],
-    model: Annotated[
+    sets: Annotated[
         list[str] | None,
-        typer.Option("-m", "--model", help="As often as you like; bicubic is always measured."),
-    ] = None,
-    scale: Annotated[int, typer.Option("-s", "--scale", help="Times the input.")] = 4,
-    device: Annotated[str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
-    protocol: Annotated[
-        str, typer.Option(help="What is shrunk and what is rounded; see below.")
-    ] = "rgb8",
-    niqe: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PRIOR.npz",
-            help="Measure NIQE too, by the authors' model of pristine pictures.",
+        typer.Argument(
+            help="Folders of high-resolution pictures, or sets by name: set5, set14, b100, "
+            "urban100, manga109, div2k.",
+            show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-m",
+            "--model",
+            help="As often as you like; bicubic is always measured, and comes first.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option("-s", "--scale", help="One or several: 2,3,4.", rich_help_panel=_WHAT)
+    ] = "4",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="psnr, ssim, ms-ssim, gmsd, psnr-rgb, niqe, lpips, lpips-vgg, lpips-squeeze, "
+            "dists, separated by commas; all is those that need no file.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "psnr,ssim",
+    metric_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A file of a metric, instead of a download: niqe, lpips-alex, alexnet, dists, …",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Put beside them what papers report, with the source of each.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    speed: Annotated[
+        bool,
+        typer.Option(
+            "--speed",
+            help="Measure nothing but how fast a model is here, by what flags it would be faster.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(help="What is shrunk and what is rounded; see below.", rich_help_panel=_HOW),
+    ] = "rgb8",
+    lr: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Low-resolution pictures, under the same names; else they are made.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Take the metrics beside enlarging; times suffer.", rich_help_panel=_HOW
+        ),
+    ] = 1,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_HOW)
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "bf16"],
+        typer.Option(help="Of the convolutions.", rich_help_panel=_HOW),
+    ] = "auto",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download anything.", rich_help_panel=_HOW)
+    ] = False,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="A .md, .csv, .json or .html file (with a plot); as often as you like.",
+            rich_help_panel=_SHOWN,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_SHOWN)
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object per model and folder.")
+        bool,
+        typer.Option(
+            "--json",
+            help="One JSON object per model, set and scale on stdout.",
+            rich_help_panel=_SHOWN,
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option("-v", "--verbose", help="Every picture's values.", rich_help_panel=_SHOWN),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="No progress, no notes.", rich_help_panel=_SHOWN)
     ] = False,
 ) -> None:
-    """Measure Y-PSNR: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
+    """Measure models: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
 
-    The protocols: rgb8 shrinks 8-bit RGB and rounds luma, as MATLAB scripts do; rgb8-float-y does
-    not round luma (BasicSR); luma shrinks unrounded luma (the scripts of SRCNN and VDSR).
+    The protocols: rgb8 shrinks 8-bit RGB and rounds luma, as MATLAB scripts do; rgb8-own-gray
+    measures gray files in their own levels; rgb8-float-y does not round luma (BasicSR); luma
+    shrinks unrounded luma (the scripts of SRCNN and VDSR). As many px as the scale are cut off
+    every border.
 
     Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
-    """
-    from waifu4x.bench import niqe as natural
-    from waifu4x.bench import protocol as protocols
-    from waifu4x.cli.allocator import keep_large_blocks
-    from waifu4x.models import open_upscaler
 
-    keep_large_blocks()
-    prior = None if niqe is None else natural.load_prior(niqe)
-    names = list(dict.fromkeys(["bicubic", *(model or [catalog.DEFAULT_MODEL])]))
-    for name in names:
-        # The baseline is no network, and has neither device nor precision.
-        if name == "bicubic":
-            upscaler = open_upscaler(name)
-        else:
-            upscaler = open_upscaler(name, device=device, precision=precision)
-        for folder in folders:
-            measured = protocols.measure(
-                upscaler, folder, scale=scale, protocol=protocol, prior=prior
-            )
-            also = "" if measured.mean_niqe is None else f"NIQE {measured.mean_niqe:.3f}  "
-            if as_json:
-                typer.echo(json.dumps(measured.facts()))
-            else:
-                typer.echo(
-                    f"{measured.model:<28}  {folder.name}  x{scale}  {measured.psnr_db:.3f} dB  "
-                    f"{also}({len(measured.pictures)} pictures, {protocol}, {measured.precision})"
-                )
+    Example: waifu4x bench set5 -s 2,3,4 -m vdsr.pth --metrics all --published -o table.html
+
+    Example: waifu4x bench --speed -m waifu4x-fast
+    """
+    from waifu4x.cli.bench_run import Wish, measure_sets
+
+    wish = Wish(
+        sets=tuple(sets or ()),
+        models=tuple(dict.fromkeys(model or [catalog.DEFAULT_MODEL])),
+        scales=_scales(scale),
+        metrics=metrics,
+        metric_files=_files(metric_file or []),
+        protocol=protocol,
+        lr_folder=lr,
+        workers=workers,
+        device=device,
+        precision=precision,
+        offline=offline,
+        with_published=published,
+        targets=_targets(output or [], overwrite=overwrite),
+        as_json=as_json,
+        verbose=verbose,
+        quiet=quiet,
+    )
+    if speed:
+        from waifu4x.cli.bench_speed import measure_speed
+
+        measure_speed(wish)
+    else:
+        measure_sets(wish)
+
+
+def _scales(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(f"-s {text}: scales are whole numbers, such as 4 or 2,3,4") from None
+
+
+def _files(texts: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            raise UsageError(f"--metric-file {text}: write NAME=PATH, such as niqe=prior.npz")
+        found[name.strip().lower()] = Path(path)
+    return found
+
+
+def _targets(outputs: Sequence[Path], *, overwrite: bool) -> tuple[Path, ...]:
+    """Everything about the targets that can be refused before any work."""
+    for target in outputs:
+        if target.suffix.lower() not in _SUFFIXES:
+            raise UsageError(f"-o {target}: it must end in {', '.join(_SUFFIXES)}")
+        if target.exists() and not overwrite:
+            raise UsageError(f"{target} exists already: --overwrite replaces it, -o names another")
+        if not target.parent.is_dir():
+            raise UsageError(f"-o {target}: there is no folder {target.parent}")
+    return tuple(outputs)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
+
+_ENDLESS = 10_000
 
 # Without emoji: a file may well be called a:smile:.png.
 stdout = Console(highlight=False, emoji=False)
@@ -19,6 +23,22 @@ def fail(text: str) -> None:
     """One line on stderr that says what went wrong."""
     line = Text.assemble(("error:", "bold red"), " ", printable(text))
     stderr.print(line, soft_wrap=True)
+
+
+def width_of(table: Table) -> int:
+    """How many columns of text it needs for nothing in it to be cut."""
+    return Measurement.get(stdout, stdout.options.update_width(_ENDLESS), table).maximum
+
+
+def show(table: Table) -> None:
+    """A table on stdout; in a file or a pipe, where nothing is too wide, it is never cut."""
+    if stdout.is_terminal:
+        stdout.print(table)
+        return
+    wide = Console(
+        file=stdout.file, width=max(width_of(table), stdout.width), highlight=False, emoji=False
+    )
+    wide.print(table)
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from waifu4x import files
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.errors import PictureReadError, TrainError
-from waifu4x.folders import find_pictures
+from waifu4x.folders import find_partners, find_pictures, told
 from waifu4x.resample import imresize
 from waifu4x.train import pairs
 
@@ -127,7 +127,7 @@ def open_cache(
             has not, for every picture, the same one in 1/scale of its size.
     """
     listed = _list_folders(folders)
-    partners = {} if lr_folder is None else pairs.partners(folders, lr_folder, scale=scale)
+    partners = {} if lr_folder is None else find_partners(folders, lr_folder, scale=scale)
     key = _cache_key(listed, partners, scale=scale, patch_px=patch_px)
     place = cache_folder / f"x{scale}-{key}"
     if not all(place.with_suffix(suffix).is_file() for suffix in (".json", ".hr", ".lr")):
@@ -219,7 +219,7 @@ def _build(
             sizes.append((lr.shape[0], lr.shape[1]))
             groups.append(group)
         if refused:
-            raise TrainError(pairs.told(refused, "fix or remove them"))
+            raise TrainError(told(refused, "fix or remove them"))
     facts = {"sizes_px": sizes, "groups": groups, "skipped": skipped}
     # Written last: the table's presence says that both data files are whole.
     files.write_bytes(place.with_suffix(".json"), json.dumps(facts).encode())

@@ -6,14 +6,8 @@ is compared with what bicubic interpolation makes of its high-resolution picture
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
-
-from waifu4x.errors import TrainError
-from waifu4x.folders import find_pictures
 
 MOST_SHIFT_PX = 0.5
 """In pixels of the low-resolution picture. Other kernels and origins of the grid shift by less."""
@@ -25,45 +19,9 @@ _FOUND_WITHIN_PX = 0.15
 _SAME_PICTURE = 0.5
 # Levels of 255: there is nothing to align in a picture that is flatter.
 _FLAT = 1.5
-_NAMED = 3
 
 Uint8Array = npt.NDArray[np.uint8]
 Float64Array = npt.NDArray[np.float64]
-
-
-def partners(folders: Sequence[Path], lr_folder: Path, *, scale: int) -> dict[Path, Path]:
-    """For every picture of `folders` the one of `lr_folder` with the same path but for its suffix.
-
-    A name may end in the scale, as DIV2K's do: ``0001.png`` and ``0001x4.png``.
-
-    Raises:
-        TrainError: no such folder, or pictures without a partner, or with two; the first are named.
-    """
-    if not lr_folder.is_dir():
-        raise TrainError(f"{lr_folder} is no folder of pictures")
-    small: dict[Path, list[Path]] = {}
-    for path in find_pictures(lr_folder):
-        small.setdefault(path.relative_to(lr_folder).with_suffix(""), []).append(path)
-    found: dict[Path, Path] = {}
-    wrong: list[str] = []
-    for folder in folders:
-        for path in find_pictures(folder):
-            stem = path.relative_to(folder).with_suffix("")
-            scaled = stem.with_name(f"{stem.name}x{scale}")
-            candidates = small.get(stem, []) + small.get(scaled, [])
-            if len(candidates) == 1:
-                found[path] = candidates[0]
-            else:
-                wrong.append(f"{path} has {len(candidates) or 'no'} partners in {lr_folder}")
-    if wrong:
-        raise TrainError(told(wrong, "each needs one, of the same name"))
-    return found
-
-
-def told(wrong: Sequence[str], cure: str) -> str:
-    """The first sentences, how many more there are, and what to do."""
-    more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-    return f"{'; '.join(wrong[:_NAMED])}{more}: {cure}"
 
 
 def difference(lr: Uint8Array, hr: Uint8Array, *, reference: Uint8Array) -> str | None:

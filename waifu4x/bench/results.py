@@ -1,0 +1,132 @@
+"""What `waifu4x bench` found out, before anybody draws a table or a page of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from waifu4x.bench.published import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A measure, as a reader of a table has to know it."""
+
+    key: str
+    """Of `PictureResult.values`: "psnr", "ssim", "ms-ssim", "gmsd", "psnr-rgb", "niqe", …"""
+    title: str
+    digits: int
+    """After the decimal point."""
+    is_lower_better: bool = False
+    unit: str = ""
+
+    def text(self, value: float | None) -> str:
+        """The value as tables show it; "–" for none, "∞" for the PSNR of equal pictures."""
+        if value is None:
+            return "–"
+        return "∞" if math.isinf(value) else f"{value:.{self.digits}f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureResult:
+    """One model on one picture."""
+
+    name: str
+    values: dict[str, float | None]
+    """By the keys of the columns; None where the picture is too small for the measure."""
+    time_s: float
+    """Of enlarging alone, without reading and measuring."""
+    megapixels: float
+    """Of the enlarged picture, in millions of pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One model on one set at one scale."""
+
+    model: str
+    dataset: str
+    scale: int
+    protocol: str
+    pictures: tuple[PictureResult, ...]
+    """At least one, in the order of their names."""
+    device: str
+    precision: str
+    parameters: int | None = None
+    """Of the network; None for a filter, which has none. `multiply_adds_hd` likewise."""
+    multiply_adds_hd: float | None = None
+    """For a result of 1280×720 px."""
+    peak_memory_bytes: int | None = None
+    """The most that the whole process held (on CUDA, the device) meanwhile; None where the system
+    does not tell."""
+    notes: tuple[str, ...] = ()
+
+    def mean(self, key: str) -> float | None:
+        """Over the pictures that have it (for PSNR the mean of dB, as papers average)."""
+        found = [value for p in self.pictures if (value := p.values.get(key)) is not None]
+        return sum(found) / len(found) if found else None
+
+    def count(self, key: str) -> int:
+        """How many pictures have this value."""
+        return sum(picture.values.get(key) is not None for picture in self.pictures)
+
+    @property
+    def seconds_per_megapixel(self) -> float:
+        """Over all pictures together; of the enlarged ones."""
+        spent_s = sum(picture.time_s for picture in self.pictures)
+        return spent_s / sum(picture.megapixels for picture in self.pictures)
+
+    def facts(self) -> dict[str, object]:
+        """All of it as plain values for JSON; None for an infinite PSNR, which JSON cannot say."""
+        keys = self.pictures[0].values
+        return {
+            **{k: v for k, v in self.__dict__.items() if k not in ("pictures", "notes")},
+            "notes": list(self.notes),
+            "seconds_per_megapixel": self.seconds_per_megapixel,
+            "means": {key: _finite(self.mean(key)) for key in keys},
+            "pictures": [
+                {**p.__dict__, "values": {k: _finite(v) for k, v in p.values.items()}}
+                for p in self.pictures
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that one run of the command measured."""
+
+    columns: tuple[Column, ...]
+    results: tuple[Result, ...]
+    """Of a set at a scale all models follow each other, bicubic first."""
+    published: tuple[Figure, ...] = ()
+    """What papers say of the same sets and scales, where it was asked for."""
+
+    def groups(self) -> list[tuple[str, int, tuple[Result, ...], tuple[Figure, ...]]]:
+        """(set, scale, what was measured, what was published), in the order of measuring."""
+        places = dict.fromkeys((result.dataset, result.scale) for result in self.results)
+        return [
+            (
+                dataset,
+                scale,
+                tuple(r for r in self.results if (r.dataset, r.scale) == (dataset, scale)),
+                tuple(f for f in self.published if self._is_beside(f, dataset, scale)),
+            )
+            for dataset, scale in places
+        ]
+
+    def _is_beside(self, figure: Figure, dataset: str, scale: int) -> bool:
+        values = (figure.value(column.key) for column in self.columns)
+        return figure.applies_to(dataset, scale) and any(value is not None for value in values)
+
+    def best(self, results: Sequence[Result], key: str) -> float | None:
+        """The best mean of several results; None when fewer than two have one."""
+        column = next(column for column in self.columns if column.key == key)
+        found = [value for result in results if (value := result.mean(key)) is not None]
+        if len(found) < 2:
+            return None
+        return min(found) if column.is_lower_better else max(found)
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None

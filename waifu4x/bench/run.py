@@ -1,0 +1,301 @@
+"""Models are measured on sets of pictures, one model in memory at a time.
+
+Pictures go through one after the other; with several workers the measures of one picture are taken
+while the next ones are enlarged. What is measured does not depend on that, but times do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from waifu4x import weights
+from waifu4x.bench import published
+from waifu4x.bench.measures import Measure
+from waifu4x.bench.peaks import PeakMemory
+from waifu4x.bench.protocol import (
+    DEFAULT_PROTOCOL,
+    Enlarged,
+    Protocol,
+    enlarge,
+    protocol_named,
+)
+from waifu4x.bench.published import Figure
+from waifu4x.bench.results import PictureResult, Report, Result
+from waifu4x.bench.sets import DataSet
+from waifu4x.errors import UnknownModelError, UsageError
+from waifu4x.models import open_upscaler
+from waifu4x.pictures import Picture
+from waifu4x.sizes import Target
+from waifu4x.upscaler import Upscaler
+
+ModelName = str | Path
+Progress = Callable[[str, int, int], None]
+
+BASELINE = "bicubic"
+# Shown to each model before any time is taken: the first call also pays for setting up.
+_WARM_UP_PX = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be measured, and how. Raises UsageError for what makes no sense."""
+
+    models: tuple[ModelName, ...]
+    sets: tuple[DataSet, ...]
+    scales: tuple[int, ...]
+    measures: tuple[Measure, ...]
+    protocol: str = DEFAULT_PROTOCOL
+    lr_folder: Path | None = None
+    """Low-resolution pictures to take instead of shrinking."""
+    workers: int = 1
+    device: str = "auto"
+    precision: str = "auto"
+    offline: bool = False
+    with_published: bool = False
+    """Put what papers report beside what is measured."""
+
+    def __post_init__(self) -> None:
+        conventions = self.conventions
+        for scale in self.scales:
+            if scale < 2:
+                raise UsageError(f"a scale to measure at is 2 or more, not {scale}")
+        if not (self.models and self.sets and self.scales and self.measures):
+            raise UsageError("there is nothing to measure")
+        if self.workers < 1:
+            raise UsageError(f"there must be at least one worker, not {self.workers}")
+        if self.lr_folder is not None and conventions.is_luma_alone:
+            raise UsageError(f"the protocol {self.protocol} shrinks luma itself: leave out --lr")
+        for measure in self.measures:
+            if measure.needs_colour and conventions.is_luma_alone:
+                raise UsageError(
+                    f"{measure.column.title} is measured in colour: choose another protocol than "
+                    f"{self.protocol}"
+                )
+
+    @property
+    def conventions(self) -> Protocol:
+        """The protocol itself. Raises UsageError when there is none of this name."""
+        return protocol_named(self.protocol)
+
+    @property
+    def total(self) -> int:
+        """How many pictures will be enlarged."""
+        pictures = sum(len(dataset.pictures) for dataset in self.sets)
+        return pictures * len(self.models) * len(self.scales)
+
+
+def run(
+    plan: Plan,
+    *,
+    on_progress: Progress | None = None,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measure everything of a plan.
+
+    Args:
+        on_progress: called with (what is worked on, pictures done, `plan.total`).
+        on_download: as `open_upscaler`; models are fetched before anything is measured.
+
+    Raises:
+        UsageError: pictures that are too small, or without a partner in `plan.lr_folder`.
+        Waifu4xError: what `open_upscaler`, reading and enlarging raise.
+    """
+    partners = {
+        (dataset.folder, scale): dataset.partners(plan.lr_folder, scale=scale)
+        for dataset in plan.sets
+        for scale in plan.scales
+        if plan.lr_folder is not None
+    }
+    for model in plan.models:
+        if not _is_filter(model):
+            weights.resolve(model, offline=plan.offline, on_progress=on_download)
+    told = _Told(call=on_progress, total=plan.total)
+    found: dict[tuple[Path, int], list[Result]] = {
+        (dataset.folder, scale): [] for dataset in plan.sets for scale in plan.scales
+    }
+    for model in plan.models:
+        subject = _open(model, plan)
+        for dataset in plan.sets:
+            for scale in plan.scales:
+                lr = partners.get((dataset.folder, scale), {})
+                result = _measure(subject, plan, dataset, scale=scale, lr=lr, told=told)
+                found[dataset.folder, scale].append(result)
+    results = tuple(result for group in found.values() for result in group)
+    return Report(
+        columns=tuple(measure.column for measure in plan.measures),
+        results=results,
+        published=_published(results) if plan.with_published else (),
+    )
+
+
+@dataclass(kw_only=True)
+class _Told:
+    """Progress over everything."""
+
+    call: Progress | None
+    total: int
+    done: int = 0
+
+    def starting(self, text: str) -> None:
+        if self.call is not None:
+            self.call(text, self.done, self.total)
+        self.done += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A model that is measured."""
+
+    upscaler: Upscaler
+    device: str
+    precision: str
+    parameters: int | None
+    multiply_adds_hd: float | None
+
+
+def _open(model: ModelName, plan: Plan) -> _Subject:
+    """A filter is no network, and has neither device nor precision."""
+    if _is_filter(model):
+        return _Subject(
+            upscaler=open_upscaler(model),
+            device="cpu",
+            precision="fp32",
+            parameters=None,
+            multiply_adds_hd=None,
+        )
+    from waifu4x.bench.cost import measure_cost  # imports torch
+
+    upscaler = open_upscaler(
+        model, device=plan.device, precision=plan.precision, offline=plan.offline
+    )
+    opened, runner = upscaler.model, upscaler.runner
+    assert runner is not None
+    assert not isinstance(opened, str)
+    cost = measure_cost(opened.network, opened)
+    return _Subject(
+        upscaler=upscaler,
+        device=str(runner.device),
+        precision=runner.precision,
+        parameters=cost.parameters,
+        multiply_adds_hd=cost.multiply_adds_hd,
+    )
+
+
+def _is_filter(model: ModelName) -> bool:
+    if isinstance(model, Path):
+        return False
+    try:
+        return weights.find(model).kind == "resample"
+    except UnknownModelError:
+        return False  # a file, or nothing: `open_upscaler` says which
+
+
+def _measure(
+    subject: _Subject,
+    plan: Plan,
+    dataset: DataSet,
+    *,
+    scale: int,
+    lr: Mapping[Path, Path],
+    told: _Told,
+) -> Result:
+    upscaler, protocol = subject.upscaler, plan.conventions
+    notes: dict[str, None] = {}
+    pictures: list[PictureResult] = []
+    _warm_up(upscaler, scale, protocol)
+    with PeakMemory(subject.device) as memory, _Measuring(plan) as measuring:
+        for path in dataset.pictures:
+            told.starting(f"{upscaler.name} on {dataset.name} x{scale}")
+            enlarged = enlarge(upscaler, path, scale=scale, protocol=protocol, lr=lr.get(path))
+            if enlarged.facts is not None:
+                notes |= dict.fromkeys(enlarged.facts.notes)
+            pictures += measuring.take(path.stem, enlarged)
+        pictures += measuring.rest()
+    return Result(
+        model=upscaler.name,
+        dataset=dataset.name,
+        scale=scale,
+        protocol=protocol.name,
+        pictures=tuple(pictures),
+        device=subject.device,
+        precision=subject.precision,
+        parameters=subject.parameters,
+        multiply_adds_hd=subject.multiply_adds_hd,
+        peak_memory_bytes=memory.peak_bytes,
+        notes=(*_passes_note(upscaler, scale), *notes),
+    )
+
+
+class _Measuring:
+    """Takes measures, in workers when there are several, and gives results in the order of asking.
+
+    At most one picture more than there are workers is held at a time.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._measures = plan.measures
+        self._limit = plan.workers
+        self._pool = ThreadPoolExecutor(plan.workers) if plan.workers > 1 else None
+        self._pending: deque[Future[PictureResult]] = deque()
+
+    def __enter__(self) -> _Measuring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def take(self, name: str, enlarged: Enlarged) -> list[PictureResult]:
+        """What is finished by now; it may be nothing."""
+        if self._pool is None:
+            return [self._one(name, enlarged)]
+        self._pending.append(self._pool.submit(self._one, name, enlarged))
+        return [self._pending.popleft().result()] if len(self._pending) > self._limit else []
+
+    def rest(self) -> list[PictureResult]:
+        """What was not given yet."""
+        return [self._pending.popleft().result() for _ in range(len(self._pending))]
+
+    def _one(self, name: str, enlarged: Enlarged) -> PictureResult:
+        return PictureResult(
+            name=name,
+            values={m.column.key: m.take(enlarged.pair) for m in self._measures},
+            time_s=enlarged.time_s,
+            megapixels=enlarged.megapixels,
+        )
+
+
+def _warm_up(upscaler: Upscaler, scale: int, protocol: Protocol) -> None:
+    if upscaler.runner is None:
+        return
+    if protocol.is_luma_alone:
+        small = np.zeros((_WARM_UP_PX, _WARM_UP_PX), np.float32)
+        upscaler.enlarge_plane(small, (scale * _WARM_UP_PX, scale * _WARM_UP_PX))
+    else:
+        small = np.zeros((_WARM_UP_PX, _WARM_UP_PX, 3), np.uint8)
+        upscaler.upscale(Picture(pixels=small), Target(scale=scale))
+
+
+def _passes_note(upscaler: Upscaler, scale: int) -> tuple[str, ...]:
+    """What to know of a network that was made for another scale."""
+    passes = upscaler.passes(float(scale))
+    if upscaler.runner is None or passes == (scale,):
+        return ()
+    times = " and ".join(f"{factor:g}" for factor in passes)
+    return (f"{upscaler.name} enlarges {times} times, not {scale}; the rest is interpolation",)
+
+
+def _published(results: Sequence[Result]) -> tuple[Figure, ...]:
+    """Of every set and scale that was measured."""
+    places = dict.fromkeys((result.dataset, result.scale) for result in results)
+    return tuple(
+        figure
+        for figure in published.figures()
+        if any(figure.applies_to(dataset, scale) for dataset, scale in places)
+    )

@@ -1,0 +1,421 @@
+"""Quality against time as a picture in SVG: which model is worth its seconds.
+
+Every model is a point with its name beside it. Where points crowd, a name moves away and a thin
+line leads back to it; where there is no room for all, the picture grows. The same points give the
+same picture, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+
+LEFT, TOP, FOOT = 54.0, 34.0, 56.0
+"""From the edges of a picture to those of its plot; on the right it is `Layout.right`."""
+DOT_PX = 5.0
+"""The radius of a point."""
+
+_GAP_PX = 9.0
+_LINE = 1.3  # the height of a line, in heights of its letters
+_SHORTEST_TIME_S = 1e-6
+# At the least this many, so that a tick with a number is always in sight.
+_LEAST_DECADES = 1.2
+_MOST_TRIES = 12
+# In 24ths of a turn: to the right first, then to the left, then upwards, then down.
+_TURNS = (0, 12, 1, 11, 2, 10, 3, 9, 4, 8, 5, 7, 6, 23, 13, 22, 14, 21, 15, 20, 16, 19, 17, 18)
+
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One model."""
+
+    name: str
+    time_s: float
+    """Per megapixel of output; below a microsecond it is drawn as that."""
+    value: float
+    """May be infinite, as the PSNR of equal pictures: it is then drawn at the upper edge."""
+    told: str
+    """What is said of it while a pointer rests there."""
+    is_baseline: bool = False
+    """Drawn hollow, with a dashed rule from edge to edge."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A value without a time: a short line at the right edge, with its name."""
+
+    name: str
+    value: float
+    """Finite."""
+    told: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The sizes of one picture, in units of its ``viewBox``."""
+
+    kind: str
+    """Its class, by which a page shows the one that fits."""
+    width: float
+    height: float
+    right: float
+    """Where the plot ends."""
+    font_px: float
+    label_px: float
+    """No name is longer; its middle is left out."""
+    marks_px: float
+    """What marks and their names take from the right of the plot, where there are any."""
+
+    @property
+    def bottom(self) -> float:
+        return self.height - FOOT
+
+
+WIDE = Layout(
+    kind="broad", width=900, height=430, right=884, font_px=13, label_px=240, marks_px=140
+)
+NARROW = Layout(
+    kind="narrow", width=344, height=400, right=338, font_px=12, label_px=150, marks_px=96
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box:
+    """A rectangle; y grows downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def around(cls, place: Place, radius: float) -> Box:
+        """The square of twice the radius about a place."""
+        x, y = place
+        return cls(left=x - radius, top=y - radius, right=x + radius, bottom=y + radius)
+
+    def overlaps(self, other: Box) -> bool:
+        """Touching edges do not overlap."""
+        across = self.left < other.right and other.left < self.right
+        return across and self.top < other.bottom and other.top < self.bottom
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Where a name is written."""
+
+    text: str
+    box: Box
+    leader: tuple[Place, Place] | None
+    """From the edge of its point to the box, where the two are apart."""
+
+    def crumbs(self) -> list[Box]:
+        """Small boxes along the leader, close enough that nothing slips through between them."""
+        if self.leader is None:
+            return []
+        (x1, y1), (x2, y2) = self.leader
+        count = 1 + int(math.dist(*self.leader) / 3.0)
+        shares = [n / count for n in range(count)]
+        return [Box.around((x1 + (x2 - x1) * s, y1 + (y2 - y1) * s), 1.5) for s in shares]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scales:
+    """From seconds and values to places."""
+
+    times: tuple[float, float]
+    """log10 of the seconds at the left and the right edge."""
+    values: tuple[float, float]
+    """At the lower and the upper edge."""
+    layout: Layout
+
+    @classmethod
+    def of(cls, points: Sequence[Point], marks: Sequence[Mark], layout: Layout) -> _Scales:
+        logs = [math.log10(max(point.time_s, _SHORTEST_TIME_S)) for point in points]
+        values = [each.value for each in (*points, *marks) if math.isfinite(each.value)] or [0.0]
+        first, last, low, high = min(logs), max(logs), min(values), max(values)
+        room = max(0.08 * (last - first), 0.5 * (_LEAST_DECADES - (last - first)))
+        # A single value lies in the middle, however large it is.
+        more = 0.1 * (high - low) if high > low else 0.1 * abs(high) or 1.0
+        return cls(
+            times=(first - room, last + room), values=(low - more, high + more), layout=layout
+        )
+
+    def x(self, time_s: float) -> float:
+        first, last = self.times
+        share = (math.log10(max(time_s, _SHORTEST_TIME_S)) - first) / (last - first)
+        return round(LEFT + (self.layout.right - LEFT) * share, 1)
+
+    def y(self, value: float) -> float:
+        if not math.isfinite(value):
+            return TOP + DOT_PX + 1
+        low, high = self.values
+        return round(
+            self.layout.bottom - (self.layout.bottom - TOP) * (value - low) / (high - low), 1
+        )
+
+    def places(self, points: Sequence[Point]) -> list[Place]:
+        return [(self.x(point.time_s), self.y(point.value)) for point in points]
+
+
+def draw(
+    points: Sequence[Point], *, marks: Sequence[Mark] = (), value_title: str, layout: Layout
+) -> str:
+    """The picture as one ``<svg>``; all texts in it are escaped.
+
+    points: at least one. value_title: of the upright axis.
+    """
+    if marks:
+        layout = replace(layout, right=layout.right - layout.marks_px)
+    labels: Sequence[Label | None] | None = None
+    for _ in range(_MOST_TRIES):
+        scales = _Scales.of(points, marks, layout)
+        labels = place_labels(points, places=scales.places(points), layout=layout)
+        if labels is not None:
+            break
+        layout = replace(layout, height=1.25 * layout.height)
+    scales = _Scales.of(points, marks, layout)
+    parts = [*_value_axis(scales, value_title), *_time_axis(scales)]
+    parts += [
+        f'<line class="baseline" x1="{LEFT:g}" x2="{layout.right:g}" y1="{y}" y2="{y}"/>'
+        for y in (scales.y(point.value) for point in points if point.is_baseline)
+    ]
+    parts += _marks(marks, scales)
+    shown = zip(points, scales.places(points), labels or [None] * len(points), strict=True)
+    parts += [_point(point, place, label) for point, place, label in shown]
+    by_time = sorted(points, key=lambda point: point.time_s)
+    told = f"{value_title}, against seconds: {'; '.join(point.told for point in by_time)}"
+    head = (
+        f'<svg class="plot {layout.kind}" viewBox="0 0 {layout.width:g} {layout.height:g}" '
+        f'role="img" aria-label="{escape(told)}">'
+    )
+    return "\n".join([head, *parts, "</svg>"])
+
+
+def _value_axis(scales: _Scales, title: str) -> list[str]:
+    layout = scales.layout
+    ticks = nice_ticks(*scales.values)
+    decimals = max((len(f"{tick:.10g}".partition(".")[2]) for tick in ticks), default=0)
+    parts = [f'<text class="title" x="2" y="{layout.font_px + 2:g}">{escape(title)}</text>']
+    for tick in ticks:
+        y = scales.y(tick)
+        parts += [
+            f'<line class="grid" x1="{LEFT:g}" x2="{layout.right:g}" y1="{y}" y2="{y}"/>',
+            f'<text x="{LEFT - 7:g}" y="{y + 0.35 * layout.font_px:.1f}" '
+            f'text-anchor="end">{tick:.{decimals}f}</text>',
+        ]
+    return parts
+
+
+def _time_axis(scales: _Scales) -> list[str]:
+    layout = scales.layout
+    told = _told_ticks(scales)
+    parts = []
+    for time_s in time_ticks(scales.times):
+        x = scales.x(time_s)
+        kind, end = ("grid", layout.bottom + 5) if time_s in told else ("minor", layout.bottom)
+        parts.append(f'<line class="{kind}" x1="{x}" x2="{x}" y1="{TOP:g}" y2="{end:g}"/>')
+        if time_s in told:
+            # The last number may not leave the picture.
+            at = min(x, layout.width - text_px(seconds(time_s), layout.font_px) / 2)
+            parts.append(
+                f'<text x="{at:.1f}" y="{layout.bottom + 6 + layout.font_px:g}" '
+                f'text-anchor="middle">{seconds(time_s)}</text>'
+            )
+    parts.append(
+        f'<text class="title" x="{layout.right:g}" y="{layout.height - 8:g}" text-anchor="end">'
+        f"seconds per megapixel of output</text>"
+    )
+    return parts
+
+
+def time_ticks(times: tuple[float, float]) -> list[float]:
+    """1, 2 and 5 times the powers of ten, in seconds, from 10**times[0] to 10**times[1]."""
+    first, last = times
+    exponents = range(math.floor(first), math.ceil(last) + 1)
+    ticks = [float(f"{digit}e{exponent}") for exponent in exponents for digit in (1, 2, 5)]
+    return [tick for tick in ticks if first <= math.log10(tick) <= last]
+
+
+def _told_ticks(scales: _Scales) -> list[float]:
+    """Those with a number: all; where they would touch, the decades; or every second one."""
+    first, last = scales.times
+    ticks = time_ticks(scales.times)
+    decade_px = (scales.layout.right - LEFT) / (last - first)
+    need_px = 1.2 * max(text_px(seconds(tick), scales.layout.font_px) for tick in ticks)
+    if decade_px * math.log10(2) >= need_px:
+        return ticks
+    pitch = math.ceil(need_px / decade_px)
+    exponents = range(math.ceil(first), math.floor(last) + 1)
+    return [float(f"1e{exponent}") for exponent in exponents if exponent % pitch == 0]
+
+
+def seconds(time_s: float) -> str:
+    """For an axis: "20 s", "5,000 s", "0.001 s"; what is less, in µs."""
+    return f"{time_s * 1e6:.3g} µs" if time_s < 0.001 else f"{float(f'{time_s:.3g}'):,g} s"
+
+
+def nice_ticks(low: float, high: float, *, count: int = 6) -> list[float]:
+    """About `count` round numbers in low..high, where low < high."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    pitch = min((power * m for m in (1, 2, 5, 10)), key=lambda each: abs(math.log(each / raw)))
+    first, last = math.ceil(low / pitch - 1e-9), math.floor(high / pitch + 1e-9)
+    return [float(f"{n * pitch:.10g}") for n in range(first, last + 1)]
+
+
+def _point(point: Point, place: Place, label: Label | None) -> str:
+    kind = "point hollow" if point.is_baseline else "point"
+    parts = [f'<g class="{kind}"><title>{escape(point.told)}</title>']
+    if label is not None and label.leader is not None:
+        (x1, y1), (x2, y2) = label.leader
+        parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+    parts.append(f'<circle cx="{place[0]}" cy="{place[1]}" r="{DOT_PX:g}"/>')
+    if label is not None:
+        # Towards its point: most fonts are narrower than was reckoned.
+        box, anchor, x = label.box, "middle", (label.box.left + label.box.right) / 2
+        if box.left >= place[0]:
+            anchor, x = "start", box.left
+        elif box.right <= place[0]:
+            anchor, x = "end", box.right
+        y = box.bottom - 0.27 * (box.bottom - box.top)
+        parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(label.text)}</text>'
+        )
+    return "".join([*parts, "</g>"])
+
+
+def _marks(marks: Sequence[Mark], scales: _Scales) -> list[str]:
+    """Names keep the order of their values, and move up and down until none touch."""
+    layout = scales.layout
+    pitch = layout.font_px * _LINE
+    falling = sorted(marks, key=lambda mark: -mark.value)
+    heights = spread([scales.y(mark.value) for mark in falling], pitch, within=(TOP, layout.bottom))
+    parts = []
+    for mark, at in zip(falling, heights, strict=True):
+        y, right = scales.y(mark.value), layout.right
+        name = shortened(mark.name, layout.width - right - 22, font_px=layout.font_px)
+        parts.append(
+            f'<g class="mark"><title>{escape(mark.told)}</title>'
+            f'<polyline points="{right - 6:g},{y} {right + 5:g},{y} {right + 16:g},{at:.1f}"/>'
+            f'<text x="{right + 20:g}" y="{at + 0.35 * layout.font_px:.1f}">{escape(name)}</text>'
+            f"</g>"
+        )
+    return parts
+
+
+def spread(wanted: Sequence[float], pitch: float, *, within: Place) -> list[float]:
+    """Rising places, each at least `pitch` from the next, as near to rising wishes as can be.
+
+    The least squares: wishes that are too near become a row about their mean.
+    """
+    rows: list[tuple[float, int]] = []
+    for number, wish in enumerate(wanted):
+        first, count = wish - number * pitch, 1
+        while rows and rows[-1][0] > first:
+            before, more = rows.pop()
+            first = (first * count + before * more) / (count + more)
+            count += more
+        rows.append((first, count))
+    low, high = within[0], max(within[0], within[1] - pitch * (len(wanted) - 1))
+    firsts = [min(max(first, low), high) for first, count in rows for _ in range(count)]
+    return [first + number * pitch for number, first in enumerate(firsts)]
+
+
+def text_px(text: str, font_px: float) -> float:
+    """How wide a text may be: as in DejaVu Sans, of the wide ones among the fonts of systems."""
+    return font_px * sum(_em(letter) for letter in text)
+
+
+def _em(letter: str) -> float:
+    if unicodedata.combining(letter):
+        return 0.0
+    if not letter.isascii():
+        return 1.3 if unicodedata.east_asian_width(letter) in "WF" else 1.0
+    if letter in "mwMW@%":
+        return 1.0
+    if letter in "fijlrtI.,:;'|!-()[] /\\":
+        return 0.42
+    return 0.8 if letter.isupper() or letter in "&+=<>~#^" else 0.65
+
+
+def shortened(text: str, room_px: float, *, font_px: float) -> str:
+    """The text, or its two ends with "…" between them: names of models differ at either end."""
+    if text_px(text, font_px) <= room_px:
+        return text
+    for kept in range(len(text) - 1, 0, -1):
+        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+        if text_px(short, font_px) <= room_px:
+            return short
+    return "…"
+
+
+def place_labels(
+    points: Sequence[Point], *, places: Sequence[Place], layout: Layout
+) -> list[Label] | None:
+    """A label for every point, which is at the place of the same number; None without room for all.
+
+    No label covers another, a point, a baseline or a line that leads to a point, or leaves the
+    plot; no such line crosses another, a label or a point.
+    """
+    dots = [Box.around(place, DOT_PX + 1.5) for place in places]
+    rules = [
+        Box(left=LEFT, top=y - 1, right=layout.right, bottom=y + 1)
+        for (_, y), point in zip(places, points, strict=True)
+        if point.is_baseline
+    ]
+    made: dict[int, Label] = {}
+    # Points with the most neighbours choose first: the others find room wherever they are.
+    for number in sorted(range(len(points)), key=lambda n: (-_neighbours(n, places), places[n])):
+        taken = [box for label in made.values() for box in (label.box, *label.crumbs())]
+        text = shortened(points[number].name, layout.label_px, font_px=layout.font_px)
+        for box in _boxes(places[number], text_px(text, layout.font_px), layout):
+            if any(box.overlaps(other) for other in (*dots, *rules, *taken)):
+                continue
+            label = Label(text=text, box=box, leader=_leader(places[number], box))
+            avoided = [*taken, *dots[:number], *dots[number + 1 :]]
+            if not any(crumb.overlaps(other) for crumb in label.crumbs() for other in avoided):
+                made[number] = label
+                break
+        else:
+            return None
+    return [made[number] for number in range(len(points))]
+
+
+def _neighbours(number: int, places: Sequence[Place]) -> int:
+    x, y = places[number]
+    return sum(abs(other[0] - x) < 90 and abs(other[1] - y) < 24 for other in places)
+
+
+def _leader(place: Place, box: Box) -> tuple[Place, Place] | None:
+    x, y = place
+    end = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
+    length = math.dist(place, end)
+    if length <= _GAP_PX + 2:
+        return None
+    share = DOT_PX / length
+    return (x + share * (end[0] - x), y + share * (end[1] - y)), end
+
+
+def _boxes(place: Place, width: float, layout: Layout) -> Iterator[Box]:
+    """Right, left, above, below; then in growing rounds, until the whole plot was offered."""
+    x, y = place
+    height = _LINE * layout.font_px
+    corners = [(x + _GAP_PX, y - height / 2), (x - _GAP_PX - width, y - height / 2)]
+    corners += [(x - width / 2, y - 7 - height), (x - width / 2, y + 7)]
+    reach = math.hypot(layout.right - LEFT, layout.bottom - TOP)
+    for distance in range(int(_GAP_PX), int(reach), 5):
+        for turn in _TURNS:
+            across, up = math.cos(math.tau * turn / 24), math.sin(math.tau * turn / 24)
+            left = x + distance * across + width / 2 * (across - 1)
+            corners.append((left, y - distance * up - height / 2 * (up + 1)))
+    for left, top in corners:
+        box = Box(left=left, top=top, right=left + width, bottom=top + height)
+        fits_across = box.left >= LEFT + 2 and box.right <= layout.right - 2
+        if fits_across and box.top >= TOP and box.bottom <= layout.bottom - 2:
+            yield box

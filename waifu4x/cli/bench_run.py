@@ -1,0 +1,213 @@
+"""What ``waifu4x bench`` does, once its options have been read."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from waifu4x import pictures
+from waifu4x.bench import measures, page, run, tables
+from waifu4x.bench.results import Report, Result
+from waifu4x.bench.sets import open_set
+from waifu4x.cli import console
+from waifu4x.cli.allocator import keep_large_blocks
+from waifu4x.cli.native import silent_libraries
+from waifu4x.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """The options, read but not yet looked into."""
+
+    sets: tuple[str, ...]
+    models: tuple[str, ...]
+    """Without the baseline."""
+    scales: tuple[int, ...]
+    metrics: str
+    metric_files: dict[str, Path]
+    protocol: str
+    lr_folder: Path | None
+    workers: int
+    device: str
+    precision: str
+    offline: bool
+    with_published: bool
+    targets: tuple[Path, ...]
+    as_json: bool
+    verbose: bool
+    quiet: bool
+
+
+def measure_sets(wish: Wish) -> None:
+    """Measure models on sets, and show and write what came out."""
+    if not wish.sets:
+        raise UsageError("name a folder of pictures, or a set: waifu4x bench set5")
+    keep_large_blocks()
+    with silent_libraries(), _bar(wish.quiet) as bar:
+        plan = run.Plan(
+            models=tuple(dict.fromkeys([run.BASELINE, *wish.models])),
+            sets=tuple(open_set(name) for name in wish.sets),
+            scales=wish.scales,
+            measures=measures.open_measures(
+                _metrics(wish.metrics),
+                files=wish.metric_files,
+                offline=wish.offline,
+                on_download=bar.download,
+            ),
+            protocol=wish.protocol,
+            lr_folder=wish.lr_folder,
+            workers=wish.workers,
+            device=wish.device,
+            precision=wish.precision,
+            offline=wish.offline,
+            with_published=wish.with_published,
+        )
+        report = run.run(plan, on_progress=bar.progress, on_download=bar.download)
+    _write(report, wish.targets)
+    _show(report, wish)
+
+
+def _metrics(text: str) -> list[str]:
+    wanted: list[str] = []
+    for part in (part.strip().lower() for part in text.split(",")):
+        if part == "all":
+            wanted += [name for name in measures.names() if not measures.needs_file(name)]
+        else:
+            wanted.append(part)
+    return wanted
+
+
+def _write(report: Report, targets: Sequence[Path]) -> None:
+    command = shlex.join(["waifu4x", *sys.argv[1:]])
+    texts: dict[str, Callable[[], str]] = {
+        ".md": lambda: tables.markdown(report, command=command),
+        ".csv": lambda: tables.comma_separated(report),
+        ".json": lambda: tables.as_json(report, command=command),
+        ".html": lambda: page.build(report, command=command),
+    }
+    for target in targets:
+        pictures.store(texts[target.suffix.lower()]().encode(), target)
+
+
+def _show(report: Report, wish: Wish) -> None:
+    if wish.as_json:
+        for result in report.results:
+            typer.echo(json.dumps(result.facts(), allow_nan=False))
+    else:
+        for dataset, scale, results, published in report.groups():
+            rows = tables.rows(report, results, published)
+            _print_group(report, f"{dataset} x{scale}", rows)
+            if wish.verbose:
+                console.show(_picture_table(report, results))
+    if wish.quiet:
+        return
+    first = report.results[0]
+    if not wish.as_json:
+        console.say(f"note: {first.protocol} protocol; on {_machine(report)}")
+    for note in tables.footnotes(report):
+        console.say(f"note: {note}")
+    if wish.workers > 1:
+        console.say("note: metrics were taken beside enlarging: one worker gives truer times")
+    for target in wish.targets:
+        console.say(f"wrote {target}")
+
+
+def _machine(report: Report) -> str:
+    found = dict.fromkeys(f"{result.device} in {result.precision}" for result in report.results)
+    return ", ".join(found)
+
+
+def _print_group(report: Report, title: str, rows: Sequence[tables.Row]) -> None:
+    """One table, or two below each other where the terminal is too narrow for it."""
+    heads = tables.headers(report)
+    costs = len(heads) - len(tables.COSTS)
+    whole = _table(title, heads, rows, columns=range(1, len(heads)))
+    if not console.stdout.is_terminal or console.width_of(whole) <= console.stdout.width:
+        console.show(whole)
+        return
+    measured = [row for row in rows if row.source is None]
+    console.show(_table(title, heads, rows, columns=range(1, costs)))
+    console.show(_table("", heads, measured, columns=range(costs, len(heads))))
+
+
+def _table(
+    title: str, heads: Sequence[str], rows: Sequence[tables.Row], *, columns: range
+) -> Table:
+    table = Table(
+        box=None,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+        title=escape(console.printable(title)) or None,
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column(heads[0], overflow="fold", min_width=12)
+    for number in columns:
+        table.add_column(heads[number], justify="right", no_wrap=True)
+    for row in rows:
+        name = escape(console.printable(row.name))
+        style = ""
+        if row.source is not None:
+            name, style = f"{name} {escape(f'[{row.source.name}]')}", "dim italic"
+        cells = (row.cells[number - 1] for number in columns)
+        table.add_row(
+            name, *(f"[bold]{c.text}[/]" if c.is_best else c.text for c in cells), style=style
+        )
+    return table
+
+
+def _picture_table(report: Report, results: Sequence[Result]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 2), header_style="dim")
+    for head in ("model", "picture"):
+        table.add_column(head, overflow="fold")
+    for head in (*(column.title for column in report.columns), "s/MP"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for result in results:
+        for picture in result.pictures:
+            table.add_row(
+                escape(console.printable(result.model)),
+                escape(console.printable(picture.name)),
+                *(column.text(picture.values[column.key]) for column in report.columns),
+                tables.duration(picture.time_s / picture.megapixels),
+            )
+    return table
+
+
+class _Bar:
+    """The one bar of a measurement; it moves on a terminal only."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._task = shown.add_task("", total=None)
+
+    def progress(self, text: str, done: int, total: int) -> None:
+        described = escape(console.printable(text))
+        self._shown.update(self._task, description=described, completed=done, total=total)
+
+    def download(self, done_bytes: int, total_bytes: int) -> None:
+        if total_bytes:
+            text = f"downloading {done_bytes / total_bytes:.0%}"
+            self._shown.update(self._task, description=text)
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[_Bar]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    disable = quiet or not console.stderr.is_terminal
+    with Progress(*columns, console=console.stderr, transient=True, disable=disable) as shown:
+        yield _Bar(shown)
