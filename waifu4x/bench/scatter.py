@@ -7,6 +7,7 @@ same picture, byte for byte.
 
 from __future__ import annotations
 
+import itertools
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ _LINE = 1.3  # the height of a line, in heights of its letters
 _SHORTEST_TIME_S = 1e-6
 # At the least this many, so that a tick with a number is always in sight.
 _LEAST_DECADES = 1.2
-_MOST_TRIES = 12
+_MOST_TRIES = 6
 # In 24ths of a turn: to the right first, then to the left, then upwards, then down.
 _TURNS = (0, 12, 1, 11, 2, 10, 3, 9, 4, 8, 5, 7, 6, 23, 13, 22, 14, 21, 15, 20, 16, 19, 17, 18)
 
@@ -31,28 +32,23 @@ Place = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """One model."""
+class Mark:
+    """A finite value without a time: a short line at the right edge, with its name."""
 
     name: str
-    time_s: float
-    """Per megapixel of output; below a microsecond it is drawn as that."""
     value: float
-    """May be infinite, as the PSNR of equal pictures: it is then drawn at the upper edge."""
     told: str
     """What is said of it while a pointer rests there."""
-    is_baseline: bool = False
-    """Drawn hollow, with a dashed rule from edge to edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
-    """A value without a time: a short line at the right edge, with its name."""
+class Point(Mark):
+    """One model. An infinite value, as the PSNR of equal pictures, is drawn at the upper edge."""
 
-    name: str
-    value: float
-    """Finite."""
-    told: str
+    time_s: float
+    """Per megapixel of output; below a microsecond it is drawn as that."""
+    is_baseline: bool = False
+    """Drawn hollow, with a dashed rule from edge to edge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +150,8 @@ class _Scales:
     def y(self, value: float) -> float:
         if not math.isfinite(value):
             return TOP + DOT_PX + 1
-        low, high = self.values
-        return round(
-            self.layout.bottom - (self.layout.bottom - TOP) * (value - low) / (high - low), 1
-        )
-
-    def places(self, points: Sequence[Point]) -> list[Place]:
-        return [(self.x(point.time_s), self.y(point.value)) for point in points]
+        share = (value - self.values[0]) / (self.values[1] - self.values[0])
+        return round(self.layout.bottom - (self.layout.bottom - TOP) * share, 1)
 
 
 def draw(
@@ -172,22 +163,21 @@ def draw(
     """
     if marks:
         layout = replace(layout, right=layout.right - layout.marks_px)
-    labels: Sequence[Label | None] | None = None
-    for _ in range(_MOST_TRIES):
+    for number in itertools.count():
         scales = _Scales.of(points, marks, layout)
-        labels = place_labels(points, places=scales.places(points), layout=layout)
+        places = [(scales.x(point.time_s), scales.y(point.value)) for point in points]
+        # Of points at one place not every one can be led to without crossings, however much room.
+        labels = place_labels(points, places, layout=layout, may_cross=number >= _MOST_TRIES)
         if labels is not None:
             break
-        layout = replace(layout, height=1.25 * layout.height)
-    scales = _Scales.of(points, marks, layout)
+        layout = replace(layout, height=round(1.25 * layout.height))
     parts = [*_value_axis(scales, value_title), *_time_axis(scales)]
     parts += [
         f'<line class="baseline" x1="{LEFT:g}" x2="{layout.right:g}" y1="{y}" y2="{y}"/>'
         for y in (scales.y(point.value) for point in points if point.is_baseline)
     ]
     parts += _marks(marks, scales)
-    shown = zip(points, scales.places(points), labels or [None] * len(points), strict=True)
-    parts += [_point(point, place, label) for point, place, label in shown]
+    parts += [_point(*each) for each in zip(points, places, labels, strict=True)]
     by_time = sorted(points, key=lambda point: point.time_s)
     told = f"{value_title}, against seconds: {'; '.join(point.told for point in by_time)}"
     head = (
@@ -215,7 +205,10 @@ def _value_axis(scales: _Scales, title: str) -> list[str]:
 def _time_axis(scales: _Scales) -> list[str]:
     layout = scales.layout
     told = _told_ticks(scales)
-    parts = []
+    parts = [
+        f'<text class="title" x="{layout.right:g}" y="{layout.height - 8:g}" text-anchor="end">'
+        f"seconds per megapixel of output</text>"
+    ]
     for time_s in time_ticks(scales.times):
         x = scales.x(time_s)
         kind, end = ("grid", layout.bottom + 5) if time_s in told else ("minor", layout.bottom)
@@ -227,10 +220,6 @@ def _time_axis(scales: _Scales) -> list[str]:
                 f'<text x="{at:.1f}" y="{layout.bottom + 6 + layout.font_px:g}" '
                 f'text-anchor="middle">{seconds(time_s)}</text>'
             )
-    parts.append(
-        f'<text class="title" x="{layout.right:g}" y="{layout.height - 8:g}" text-anchor="end">'
-        f"seconds per megapixel of output</text>"
-    )
     return parts
 
 
@@ -256,8 +245,8 @@ def _told_ticks(scales: _Scales) -> list[float]:
 
 
 def seconds(time_s: float) -> str:
-    """For an axis: "20 s", "5,000 s", "0.001 s"; what is less, in µs."""
-    return f"{time_s * 1e6:.3g} µs" if time_s < 0.001 else f"{float(f'{time_s:.3g}'):,g} s"
+    """For an axis, as short as can be: "20 s", "5,000 s", "0.0002 s"."""
+    return f"{time_s:,.9f}".rstrip("0").rstrip(".") + " s"
 
 
 def nice_ticks(low: float, high: float, *, count: int = 6) -> list[float]:
@@ -269,25 +258,24 @@ def nice_ticks(low: float, high: float, *, count: int = 6) -> list[float]:
     return [float(f"{n * pitch:.10g}") for n in range(first, last + 1)]
 
 
-def _point(point: Point, place: Place, label: Label | None) -> str:
+def _point(point: Point, place: Place, label: Label) -> str:
     kind = "point hollow" if point.is_baseline else "point"
     parts = [f'<g class="{kind}"><title>{escape(point.told)}</title>']
-    if label is not None and label.leader is not None:
+    if label.leader is not None:
         (x1, y1), (x2, y2) = label.leader
         parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
-    parts.append(f'<circle cx="{place[0]}" cy="{place[1]}" r="{DOT_PX:g}"/>')
-    if label is not None:
-        # Towards its point: most fonts are narrower than was reckoned.
-        box, anchor, x = label.box, "middle", (label.box.left + label.box.right) / 2
-        if box.left >= place[0]:
-            anchor, x = "start", box.left
-        elif box.right <= place[0]:
-            anchor, x = "end", box.right
-        y = box.bottom - 0.27 * (box.bottom - box.top)
-        parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(label.text)}</text>'
-        )
-    return "".join([*parts, "</g>"])
+    # Towards its point: most fonts are narrower than was reckoned.
+    box, anchor, x = label.box, "middle", (label.box.left + label.box.right) / 2
+    if box.left >= place[0]:
+        anchor, x = "start", box.left
+    elif box.right <= place[0]:
+        anchor, x = "end", box.right
+    y = box.bottom - 0.27 * (box.bottom - box.top)
+    parts += [
+        f'<circle cx="{place[0]}" cy="{place[1]}" r="{DOT_PX:g}"/>',
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(label.text)}</text></g>',
+    ]
+    return "".join(parts)
 
 
 def _marks(marks: Sequence[Mark], scales: _Scales) -> list[str]:
@@ -356,40 +344,34 @@ def shortened(text: str, room_px: float, *, font_px: float) -> str:
 
 
 def place_labels(
-    points: Sequence[Point], *, places: Sequence[Place], layout: Layout
+    points: Sequence[Point], places: Sequence[Place], *, layout: Layout, may_cross: bool = False
 ) -> list[Label] | None:
     """A label for every point, which is at the place of the same number; None without room for all.
 
     No label covers another, a point, a baseline or a line that leads to a point, or leaves the
-    plot; no such line crosses another, a label or a point.
+    plot; and unless they may, no such line crosses another, a label or a point.
     """
     dots = [Box.around(place, DOT_PX + 1.5) for place in places]
-    rules = [
-        Box(left=LEFT, top=y - 1, right=layout.right, bottom=y + 1)
-        for (_, y), point in zip(places, points, strict=True)
-        if point.is_baseline
-    ]
+    ruled = [place[1] for place, point in zip(places, points, strict=True) if point.is_baseline]
+    rules = [Box(left=LEFT, top=y - 1, right=layout.right, bottom=y + 1) for y in ruled]
+    crowds = [sum(abs(x - a) < 90 and abs(y - b) < 24 for a, b in places) for x, y in places]
     made: dict[int, Label] = {}
     # Points with the most neighbours choose first: the others find room wherever they are.
-    for number in sorted(range(len(points)), key=lambda n: (-_neighbours(n, places), places[n])):
+    for number in sorted(range(len(points)), key=lambda n: (-crowds[n], places[n])):
         taken = [box for label in made.values() for box in (label.box, *label.crumbs())]
+        avoided = [*taken, *(dot for dot in dots if not dot.overlaps(dots[number]))]
         text = shortened(points[number].name, layout.label_px, font_px=layout.font_px)
         for box in _boxes(places[number], text_px(text, layout.font_px), layout):
             if any(box.overlaps(other) for other in (*dots, *rules, *taken)):
                 continue
             label = Label(text=text, box=box, leader=_leader(places[number], box))
-            avoided = [*taken, *dots[:number], *dots[number + 1 :]]
-            if not any(crumb.overlaps(other) for crumb in label.crumbs() for other in avoided):
+            crumbs = () if may_cross else label.crumbs()
+            if not any(crumb.overlaps(other) for crumb in crumbs for other in avoided):
                 made[number] = label
                 break
         else:
             return None
     return [made[number] for number in range(len(points))]
-
-
-def _neighbours(number: int, places: Sequence[Place]) -> int:
-    x, y = places[number]
-    return sum(abs(other[0] - x) < 90 and abs(other[1] - y) < 24 for other in places)
 
 
 def _leader(place: Place, box: Box) -> tuple[Place, Place] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from waifu4x import weights
@@ -76,6 +77,18 @@ def open_set(text: str | Path) -> DataSet:
         hint = "" if path.exists() else "; it does not exist"
         raise UsageError(f"no pictures in {path}{hint}")
     return DataSet(name=known.name if known else path.name, folder=path, pictures=found)
+
+
+def open_sets(texts: Sequence[str | Path]) -> tuple[DataSet, ...]:
+    """`open_set` of each, once; sets of one name in different places are named by their paths."""
+    opened = list(dict.fromkeys(open_set(text) for text in texts))
+    names = [dataset.name for dataset in opened]
+    return tuple(
+        dataset
+        if names.count(dataset.name) == 1
+        else replace(dataset, name=dataset.folder.as_posix())
+        for dataset in opened
+    )
 
 
 def sets_folder() -> Path:

@@ -18,7 +18,7 @@ from rich.table import Table
 from waifu4x import pictures
 from waifu4x.bench import measures, page, run, tables
 from waifu4x.bench.results import Report, Result
-from waifu4x.bench.sets import open_set
+from waifu4x.bench.sets import open_sets
 from waifu4x.cli import console
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.native import silent_libraries
@@ -56,7 +56,7 @@ def measure_sets(wish: Wish) -> None:
     with silent_libraries(), _bar(wish.quiet) as bar:
         plan = run.Plan(
             models=tuple(dict.fromkeys([run.BASELINE, *wish.models])),
-            sets=tuple(open_set(name) for name in wish.sets),
+            sets=open_sets(wish.sets),
             scales=wish.scales,
             measures=measures.open_measures(
                 _metrics(wish.metrics),
