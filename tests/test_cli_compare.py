@@ -92,6 +92,18 @@ def test_several_pictures_of_which_one_is_none(tmp_path: Path) -> None:
     assert (alone.exit_code, len(errors(alone))) == (1, 1)
 
 
+def test_a_folder_is_its_pictures(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        save(tmp_path / "in" / name, size=(20, 20))
+    for _ in range(2):  # the grid of the first run is no picture of the second
+        done = run(tmp_path / "in", "--overwrite")
+        assert (done.exit_code, done.stdout.count("bicubic")) == (0, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "in_compare.png"]
+    (tmp_path / "none").mkdir()
+    refused = run(tmp_path / "none")
+    assert (refused.exit_code, "no pictures in" in refused.stderr) == (2, True)
+
+
 def test_what_is_refused_before_any_work(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", size=(20, 20))
     cases = {

@@ -6,6 +6,7 @@ the functions that are called. NIQE alone looks at no truth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from waifu4x.errors import UsageError
 
 Uint8Array = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Find = Callable[[str], Path]
 
 DEFAULT_MEASURES = ("psnr", "ssim")
 LPIPS_NETS = {"lpips": "alex", "lpips-vgg": "vgg", "lpips-squeeze": "squeeze"}
@@ -41,7 +43,7 @@ class Measure:
     needs_colour: bool = True
 
     def take(self, pair: Pair) -> float | None:
-        """None when the pair is smaller than the measure's windows.
+        """None when the pair is smaller than the measure's windows, or has nothing to be measured.
 
         Raises UsageError when colour is needed and only luma is there.
         """
@@ -49,7 +51,10 @@ class Measure:
             raise UsageError(
                 f"{self.column.title} is measured in colour: choose another protocol than luma"
             )
-        return self.of(pair) if min(pair.luma.shape) >= self.smallest_px else None
+        if min(pair.luma.shape) < self.smallest_px:
+            return None
+        value = self.of(pair)
+        return None if math.isnan(value) else value
 
 
 def names() -> tuple[str, ...]:
@@ -77,50 +82,61 @@ def open_measures(
         offline: never download.
 
     Raises:
-        UsageError: an unknown name, a file that no measure needs, or DISTS without its file.
+        UsageError: an unknown name, a file that no measure needs, or DISTS without its file, all
+            before anything is fetched; and for a file that is no model of NIQE.
         WeightsError: as `waifu4x.weights.resolve`, and for files that hold something else.
     """
+    chosen = tuple(dict.fromkeys(wanted))
     given = dict(files or {})
-    opened = _Files(given=given, offline=offline, on_download=on_download)
-    measures = tuple(_open(name, opened) for name in dict.fromkeys(wanted))
-    unused = sorted(set(given) - opened.asked)
+    _check(chosen, given)
+
+    def find(name: str) -> Path:
+        if name in given:
+            return given[name]
+        return weights.resolve(name, offline=offline, on_progress=on_download).path
+
+    return tuple(_open(name, find) for name in chosen)
+
+
+def _check(chosen: Sequence[str], given: Mapping[str, Path]) -> None:
+    """What can be refused before files of hundreds of megabytes are fetched."""
+    for name in chosen:
+        if name not in names():
+            raise UsageError(f"no measure {name!r}: there are {', '.join(names())}")
+    needed = {file for name in chosen for file in _files_of(name)}
+    unused = sorted(set(given) - needed)
     if unused:
         raise UsageError(
             f"no measure that was asked for needs a file {unused[0]!r}: the files are "
-            f"{', '.join(sorted(opened.asked)) or 'none'}"
+            f"{', '.join(sorted(needed)) or 'none'}"
         )
-    return measures
+    if DISTS_HEAD in chosen and DISTS_HEAD not in given:
+        raise UsageError(
+            "DISTS needs its authors' weights.pt, which is in their package dists-pytorch: rename "
+            "it to weights.pth and give it with --metric-file dists=weights.pth"
+        )
 
 
-@dataclass(kw_only=True)
-class _Files:
-    """Where the files of measures are: given ones, else published ones."""
+def _files_of(name: str) -> tuple[str, ...]:
+    if name in _PLAIN:
+        return ()
+    if name == "niqe":
+        return ("niqe",)
+    from waifu4x.bench import perceptual  # imports torch
 
-    given: Mapping[str, Path]
-    offline: bool
-    on_download: Progress | None
-
-    def __post_init__(self) -> None:
-        self.asked: set[str] = set()
-
-    def find(self, name: str) -> Path:
-        self.asked.add(name)
-        if name in self.given:
-            return self.given[name]
-        found = weights.resolve(name, offline=self.offline, on_progress=self.on_download)
-        return found.path
+    if name == DISTS_HEAD:
+        return (perceptual.BACKBONES["vgg"], DISTS_HEAD)
+    net = cast(perceptual.Net, LPIPS_NETS[name])
+    return (perceptual.HEADS[net], perceptual.BACKBONES[net])
 
 
-def _open(name: str, files: _Files) -> Measure:
+def _open(name: str, find: Find) -> Measure:
     if name in _PLAIN:
         return _PLAIN[name]
+    paths = [find(file) for file in _files_of(name)]
     if name == "niqe":
-        return _niqe(files.find("niqe"))
-    if name in LPIPS_NETS:
-        return _lpips(name, files)
-    if name == DISTS_HEAD:
-        return _dists(files)
-    raise UsageError(f"no measure {name!r}: there are {', '.join(names())}")
+        return _niqe(*paths)
+    return _dists(*paths) if name == DISTS_HEAD else _lpips(name, *paths)
 
 
 def _colours(pair: Pair) -> tuple[Uint8Array, Uint8Array]:
@@ -138,11 +154,10 @@ def _niqe(path: Path) -> Measure:
     )
 
 
-def _lpips(name: str, files: _Files) -> Measure:
+def _lpips(name: str, head: Path, backbone: Path) -> Measure:
     from waifu4x.bench import perceptual  # imports torch
 
     net = cast(perceptual.Net, LPIPS_NETS[name])
-    head, backbone = files.find(perceptual.HEADS[net]), files.find(perceptual.BACKBONES[net])
     network = perceptual.load_lpips(net, backbone=backbone, head=head)
     title = "LPIPS" if net == "alex" else f"LPIPS-{net}"
     return Measure(
@@ -152,17 +167,10 @@ def _lpips(name: str, files: _Files) -> Measure:
     )
 
 
-def _dists(files: _Files) -> Measure:
+def _dists(backbone: Path, head: Path) -> Measure:
     from waifu4x.bench import perceptual  # imports torch
 
-    if DISTS_HEAD not in files.given:
-        raise UsageError(
-            "DISTS needs its authors' weights.pt, which is in their package dists-pytorch: rename "
-            "it to weights.pth and give it with --metric-file dists=weights.pth"
-        )
-    network = perceptual.load_dists(
-        backbone=files.find(perceptual.BACKBONES["vgg"]), head=files.find(DISTS_HEAD)
-    )
+    network = perceptual.load_dists(backbone=backbone, head=head)
     return Measure(
         column=Column(key=DISTS_HEAD, title="DISTS", digits=4, is_lower_better=True),
         of=lambda pair: perceptual.dists(network, *_colours(pair), border_px=0),

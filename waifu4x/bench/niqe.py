@@ -9,6 +9,8 @@ Few blocks make it unstable: pictures below about 300×300 px are not to be judg
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,9 @@ _SHAPES = np.arange(0.2, 10.001, 0.001)
 _RATIOS = np.array(
     [math.gamma(2 / a) ** 2 / (math.gamma(1 / a) * math.gamma(3 / a)) for a in _SHAPES]
 )
+
+# What numpy raises for a file that is no archive, and for a damaged one.
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 Plane = npt.NDArray[np.float64]
 
@@ -55,13 +60,17 @@ def load_prior(path: Path) -> Prior:
                 covariance=file["cov_pris_param"].reshape(36, 36).astype(np.float64),
                 window=file["gaussian_window"].reshape(7, 7).astype(np.float64),
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (*_UNREADABLE, AttributeError, TypeError, KeyError) as error:
         raise UsageError(f"{path} is no model of NIQE ({error})") from error
+    if not all(np.isfinite(part).all() for part in (prior.mean, prior.covariance, prior.window)):
+        raise UsageError(f"{path} is no model of NIQE (it holds NaN or infinity)")
     return prior
 
 
 def niqe(image: npt.NDArray[np.uint8], prior: Prior, *, border_px: int = 0) -> float:
     """The distance of a picture (H, W, 3) uint8 RGB, `border_px` cut off every side.
+
+    NaN where no block at all has one of the features: a picture of one colour has no statistics.
 
     Raises:
         ValueError: less than one block of 96×96 px is left.
@@ -81,6 +90,8 @@ def niqe(image: npt.NDArray[np.uint8], prior: Prior, *, border_px: int = 0) -> f
 
 
 def _distance(found: Plane, prior: Prior) -> float:
+    if np.isnan(found).all(axis=0).any():
+        return math.nan
     whole = found[~np.isnan(found).any(axis=1)]
     covariance = np.cov(whole, rowvar=False) if len(whole) > 1 else np.zeros((36, 36))
     difference = prior.mean - np.nanmean(found, axis=0)

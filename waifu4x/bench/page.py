@@ -22,11 +22,11 @@ from waifu4x.bench import scatter, tables
 from waifu4x.bench.protocol import PROTOCOLS
 from waifu4x.bench.published import Figure, Source
 from waifu4x.bench.results import Column, PictureResult, Report, Result
+from waifu4x.bench.run import BASELINE
 from waifu4x.bench.scatter import Mark, Point
 from waifu4x.errors import UsageError
 from waifu4x.version import __version__
 
-BASELINE = "bicubic"
 MAX_MARKS = 8
 """More published values than this are in the table alone, and not at the edge of the picture."""
 
@@ -45,7 +45,7 @@ def build(report: Report, *, command: str) -> str:
     style, script = (
         page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0] for tag in ("style", "script")
     )
-    cited = [f.source for *_, figures in report.groups() for f in _comparable(report, figures)]
+    cited = [f.source for *_, figures in report.groups() for f in figures]
     sources = {source: number for number, source in enumerate(dict.fromkeys(cited), start=1)}
     sets = ", ".join(dict.fromkeys(result.dataset for result in report.results))
     built = Template(page).substitute(
@@ -107,12 +107,9 @@ def _facts(report: Report) -> str:
 
 def _group(report: Report, number: int, *, sources: dict[Source, int]) -> str:
     dataset, scale, results, figures = report.groups()[number]
-    shown = _comparable(report, figures)
     first = results[0].pictures
     count = "1 picture" if len(first) == 1 else f"{len(first)} pictures"
     notes = [f"<b>{escape(r.model)}</b>: {escape(note)}" for r in results for note in r.notes]
-    if left_out := len(figures) - len(shown):
-        notes.append(f"Published figures left out, as no column is of their measure: {left_out}")
     name = f"{dataset} x{scale}"
     return "\n".join(
         [
@@ -120,8 +117,8 @@ def _group(report: Report, number: int, *, sources: dict[Source, int]) -> str:
             f'<h2 id="g{number}">{escape(name)}</h2>',
             f'<p class="faint">{count}, enlarged to {sum(p.megapixels for p in first):.3g} '
             f"megapixels in all.</p>",
-            _picture(report, results, shown),
-            _table(report, results, shown, name=name, sources=sources),
+            _picture(report, results, figures),
+            _table(report, results, figures, name=name, sources=sources),
             f'<ul class="notes"><li>{"</li><li>".join(notes)}</li></ul>' if notes else "",
             _details(report, results, name=name),
             "</section>",
@@ -134,8 +131,8 @@ def _picture(report: Report, results: Sequence[Result], figures: Sequence[Figure
     points = [
         _point(r, value, column) for r in results if (value := r.mean(column.key)) is not None
     ]
-    if not points:
-        return f'<p class="faint">No picture is large enough for {escape(column.title)}.</p>'
+    if not any(math.isfinite(point.value) for point in points):
+        return f'<p class="faint">No {escape(column.title)} is a number that can be drawn.</p>'
     marks = _marks(figures, column)
     shown = marks if len(marks) <= MAX_MARKS else []
     drawn = "\n".join(
@@ -354,11 +351,6 @@ def _cell(
 
 def _small(text: str) -> str:
     return f"<small>{escape(text)}</small>" if text else ""
-
-
-def _comparable(report: Report, figures: Sequence[Figure]) -> list[Figure]:
-    keys = [column.key for column in report.columns]
-    return [f for f in figures if any(f.value(key) is not None for key in keys)]
 
 
 def _sources(sources: dict[Source, int]) -> str:

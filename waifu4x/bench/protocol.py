@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import color
+from waifu4x import color, headers
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import luma_8bit, shaved
 from waifu4x.errors import UsageError
@@ -108,6 +108,16 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
+def check_sizes(path: Path, *, scale: int, lr: Path | None = None) -> None:
+    """Raise what `enlarge` would raise for the sizes of its files, from their headers alone."""
+    header = headers.read(path)
+    size_px = (header.height_px // scale * scale, header.width_px // scale * scale)
+    _check_large_enough(path, size_px, scale=scale)
+    if lr is not None:
+        small = headers.read(lr)
+        _check_small(lr, (small.height_px, small.width_px), size_px, scale=scale, path=path)
+
+
 def enlarge(
     upscaler: Upscaler, path: Path, *, scale: int, protocol: Protocol, lr: Path | None = None
 ) -> Enlarged:
@@ -122,9 +132,7 @@ def enlarge(
         PictureReadError: a picture that cannot be read.
     """
     hr = cut_to_multiple(read_8bit(path), scale)
-    # As many are cut off every border: something must be left.
-    if min(hr.shape[:2]) <= 2 * scale:
-        raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
+    _check_large_enough(path, hr.shape[:2], scale=scale)
     if protocol.is_luma_alone:
         if lr is not None:
             raise UsageError(f"the protocol {protocol.name} shrinks luma itself: leave out --lr")
@@ -147,15 +155,27 @@ def enlarge(
     )
 
 
+def _check_large_enough(path: Path, size_px: tuple[int, ...], *, scale: int) -> None:
+    # As many are cut off every border: something must be left.
+    if min(size_px) <= 2 * scale:
+        raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
+
+
+def _check_small(
+    lr: Path, small_px: tuple[int, ...], size_px: tuple[int, ...], *, scale: int, path: Path
+) -> None:
+    wanted = (size_px[0] // scale, size_px[1] // scale)
+    if small_px != wanted:
+        raise UsageError(
+            f"{lr} is {small_px[1]}×{small_px[0]} px, and {path} at x{scale} needs "
+            f"{wanted[1]}×{wanted[0]} px"
+        )
+
+
 def _given(lr: Path, hr: Uint8Array, *, scale: int, path: Path) -> Uint8Array:
     """A low-resolution picture that somebody has shrunk, with as many channels as `hr`."""
     small = read_8bit(lr)
-    wanted = (hr.shape[0] // scale, hr.shape[1] // scale)
-    if small.shape[:2] != wanted:
-        raise UsageError(
-            f"{lr} is {small.shape[1]}×{small.shape[0]} px, and {path} at x{scale} needs "
-            f"{wanted[1]}×{wanted[0]} px"
-        )
+    _check_small(lr, small.shape[:2], hr.shape[:2], scale=scale, path=path)
     if small.shape[2] == hr.shape[2]:
         return small
     return as_rgb(small) if hr.shape[2] == 3 else np.rint(small.mean(axis=2)).astype(np.uint8)

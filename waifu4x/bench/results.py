@@ -33,8 +33,9 @@ class PictureResult:
     """One model on one picture."""
 
     name: str
+    """As `DataSet.name_of`."""
     values: dict[str, float | None]
-    """By the keys of the columns; None where the picture is too small for the measure."""
+    """By the keys of the columns; None where the picture is too small for it, or too even."""
     time_s: float
     """Of enlarging alone, without reading and measuring."""
     megapixels: float

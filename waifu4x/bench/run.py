@@ -6,6 +6,7 @@ while the next ones are enlarged. What is measured does not depend on that, but 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +23,7 @@ from waifu4x.bench.protocol import (
     DEFAULT_PROTOCOL,
     Enlarged,
     Protocol,
+    check_sizes,
     enlarge,
     protocol_named,
 )
@@ -99,12 +101,14 @@ def run(
     """Measure everything of a plan.
 
     Args:
-        on_progress: called with (what is worked on, pictures done, `plan.total`).
-        on_download: as `open_upscaler`; models are fetched before anything is measured.
+        on_progress: called as each picture begins, with (what is worked on, pictures done,
+            `plan.total`), and once more when all are done.
+        on_download: as `open_upscaler`.
 
-    Raises:
+    Raises, the first two before anything is measured:
         UsageError: pictures that are too small, or without a partner in `plan.lr_folder`.
-        Waifu4xError: what `open_upscaler`, reading and enlarging raise.
+        Waifu4xError: what `open_upscaler` raises, for any of the models.
+        PictureReadError, NumericsError, OutOfMemoryError: as reading and enlarging.
     """
     partners = {
         (dataset.folder, scale): dataset.partners(plan.lr_folder, scale=scale)
@@ -112,9 +116,11 @@ def run(
         for scale in plan.scales
         if plan.lr_folder is not None
     }
+    _check_pictures(plan, partners)
+    # Each is let go again: a later one that is damaged should not cost what an earlier one took.
     for model in plan.models:
         if not _is_filter(model):
-            weights.resolve(model, offline=plan.offline, on_progress=on_download)
+            _network(model, plan, on_download=on_download)
     told = _Told(call=on_progress, total=plan.total)
     found: dict[tuple[Path, int], list[Result]] = {
         (dataset.folder, scale): [] for dataset in plan.sets for scale in plan.scales
@@ -126,6 +132,7 @@ def run(
                 lr = partners.get((dataset.folder, scale), {})
                 result = _measure(subject, plan, dataset, scale=scale, lr=lr, told=told)
                 found[dataset.folder, scale].append(result)
+    told.finished()
     results = tuple(result for group in found.values() for result in group)
     return Report(
         columns=tuple(measure.column for measure in plan.measures),
@@ -147,6 +154,10 @@ class _Told:
             self.call(text, self.done, self.total)
         self.done += 1
 
+    def finished(self) -> None:
+        if self.call is not None:
+            self.call("", self.done, self.total)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
@@ -157,6 +168,26 @@ class _Subject:
     precision: str
     parameters: int | None
     multiply_adds_hd: float | None
+
+
+def _check_pictures(plan: Plan, partners: Mapping[tuple[Path, int], Mapping[Path, Path]]) -> None:
+    for dataset in plan.sets:
+        for scale in plan.scales:
+            lr = partners.get((dataset.folder, scale), {})
+            for path in dataset.pictures:
+                check_sizes(path, scale=scale, lr=lr.get(path))
+
+
+def _network(
+    model: ModelName, plan: Plan, *, on_download: Callable[[int, int], None] | None = None
+) -> Upscaler:
+    return open_upscaler(
+        model,
+        device=plan.device,
+        precision=plan.precision,
+        offline=plan.offline,
+        on_download=on_download,
+    )
 
 
 def _open(model: ModelName, plan: Plan) -> _Subject:
@@ -171,9 +202,7 @@ def _open(model: ModelName, plan: Plan) -> _Subject:
         )
     from waifu4x.bench.cost import measure_cost  # imports torch
 
-    upscaler = open_upscaler(
-        model, device=plan.device, precision=plan.precision, offline=plan.offline
-    )
+    upscaler = _network(model, plan)
     opened, runner = upscaler.model, upscaler.runner
     assert runner is not None
     assert not isinstance(opened, str)
@@ -215,7 +244,7 @@ def _measure(
             enlarged = enlarge(upscaler, path, scale=scale, protocol=protocol, lr=lr.get(path))
             if enlarged.facts is not None:
                 notes |= dict.fromkeys(enlarged.facts.notes)
-            pictures += measuring.take(path.stem, enlarged)
+            pictures += measuring.take(dataset.name_of(path), enlarged)
         pictures += measuring.rest()
     return Result(
         model=upscaler.name,
@@ -287,6 +316,8 @@ def _passes_note(upscaler: Upscaler, scale: int) -> tuple[str, ...]:
     passes = upscaler.passes(float(scale))
     if upscaler.runner is None or passes == (scale,):
         return ()
+    if math.prod(passes) == scale:
+        return (f"{upscaler.name} enlarges {passes[0]:g} times: for {scale} it was applied again",)
     times = " and ".join(f"{factor:g}" for factor in passes)
     return (f"{upscaler.name} enlarges {times} times, not {scale}; the rest is interpolation",)
 

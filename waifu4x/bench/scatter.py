@@ -1,8 +1,7 @@
 """Quality against time as a picture in SVG: which model is worth its seconds.
 
 Every model is a point with its name beside it. Where points crowd, a name moves away and a thin
-line leads back to it; where there is no room for all, the picture grows. The same points give the
-same picture, byte for byte.
+line leads back to it; where there is no room for all, the picture grows.
 """
 
 from __future__ import annotations
@@ -14,19 +13,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
-LEFT, TOP, FOOT = 54.0, 34.0, 56.0
+LEFT, TOP, FOOT = 60.0, 34.0, 56.0
 """From the edges of a picture to those of its plot; on the right it is `Layout.right`."""
 DOT_PX = 5.0
 """The radius of a point."""
 
-_GAP_PX = 9.0
+_GAP_PX = 8
 _LINE = 1.3  # the height of a line, in heights of its letters
 _SHORTEST_TIME_S = 1e-6
-# At the least this many, so that a tick with a number is always in sight.
-_LEAST_DECADES = 1.2
-_MOST_TRIES = 6
-# In 24ths of a turn: to the right first, then to the left, then upwards, then down.
-_TURNS = (0, 12, 1, 11, 2, 10, 3, 9, 4, 8, 5, 7, 6, 23, 13, 22, 14, 21, 15, 20, 16, 19, 17, 18)
+_LEAST_DECADES = 1.2  # so that a tick with a number is always in sight
+_MOST_TRIES = 8
+# In 24ths of a turn: right, left, above, below, and what lies between, above first.
+_TURNS = (0, 12, 6, 18, 1, 11, 2, 10, 3, 9, 4, 8, 5, 7, 23, 13, 22, 14, 21, 15, 20, 16, 19, 17)
+
+_ROUNDS_PX = tuple(_GAP_PX * 1.2**n for n in range(28))
 
 Place = tuple[float, float]
 
@@ -97,8 +97,9 @@ class Box:
 
     def overlaps(self, other: Box) -> bool:
         """Touching edges do not overlap."""
-        across = self.left < other.right and other.left < self.right
-        return across and self.top < other.bottom and other.top < self.bottom
+        if self.top >= other.bottom or other.top >= self.bottom:
+            return False
+        return self.left < other.right and other.left < self.right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +137,10 @@ class _Scales:
         values = [each.value for each in (*points, *marks) if math.isfinite(each.value)] or [0.0]
         first, last, low, high = min(logs), max(logs), min(values), max(values)
         room = max(0.08 * (last - first), 0.5 * (_LEAST_DECADES - (last - first)))
-        # A single value lies in the middle, however large it is.
-        more = 0.1 * (high - low) if high > low else 0.1 * abs(high) or 1.0
-        return cls(
-            times=(first - room, last + room), values=(low - more, high + more), layout=layout
-        )
+        # Values that are all but the same lie in the middle, however large they are.
+        more = 0.1 * (high - low if high - low > 1e-3 * abs(high) else abs(high)) or 1.0
+        times = (first - room, last + room)
+        return cls(times=times, values=(low - more, high + more), layout=layout)
 
     def x(self, time_s: float) -> float:
         first, last = self.times
@@ -163,14 +163,8 @@ def draw(
     """
     if marks:
         layout = replace(layout, right=layout.right - layout.marks_px)
-    for number in itertools.count():
-        scales = _Scales.of(points, marks, layout)
-        places = [(scales.x(point.time_s), scales.y(point.value)) for point in points]
-        # Of points at one place not every one can be led to without crossings, however much room.
-        labels = place_labels(points, places, layout=layout, may_cross=number >= _MOST_TRIES)
-        if labels is not None:
-            break
-        layout = replace(layout, height=round(1.25 * layout.height))
+    scales, places, labels = _arranged(points, marks, layout)
+    layout = scales.layout
     parts = [*_value_axis(scales, value_title), *_time_axis(scales)]
     parts += [
         f'<line class="baseline" x1="{LEFT:g}" x2="{layout.right:g}" y1="{y}" y2="{y}"/>'
@@ -178,13 +172,27 @@ def draw(
     ]
     parts += _marks(marks, scales)
     parts += [_point(*each) for each in zip(points, places, labels, strict=True)]
-    by_time = sorted(points, key=lambda point: point.time_s)
-    told = f"{value_title}, against seconds: {'; '.join(point.told for point in by_time)}"
+    told = [point.told for point in sorted(points, key=lambda point: point.time_s)]
     head = (
         f'<svg class="plot {layout.kind}" viewBox="0 0 {layout.width:g} {layout.height:g}" '
-        f'role="img" aria-label="{escape(told)}">'
+        f'role="img" aria-label="{escape("; ".join([value_title, *told]))}">'
     )
     return "\n".join([head, *parts, "</svg>"])
+
+
+def _arranged(
+    points: Sequence[Point], marks: Sequence[Mark], layout: Layout
+) -> tuple[_Scales, list[Place], list[Label]]:
+    """As high as it must be for all labels."""
+    tries = 0
+    while True:
+        scales = _Scales.of(points, marks, layout)
+        places = [(scales.x(point.time_s), scales.y(point.value)) for point in points]
+        # Not all of many points at one place can be led to without crossings, however much room.
+        labels = place_labels(points, places, layout=layout, may_cross=tries > 2)
+        if labels is not None:
+            return scales, places, labels
+        tries, layout = tries + 1, replace(layout, height=round(1.4 * layout.height))
 
 
 def _value_axis(scales: _Scales, title: str) -> list[str]:
@@ -259,8 +267,8 @@ def nice_ticks(low: float, high: float, *, count: int = 6) -> list[float]:
 
 
 def _point(point: Point, place: Place, label: Label) -> str:
-    kind = "point hollow" if point.is_baseline else "point"
-    parts = [f'<g class="{kind}"><title>{escape(point.told)}</title>']
+    kind = " hollow" if point.is_baseline else ""
+    parts = [f'<g class="point{kind}"><title>{escape(point.told)}</title>']
     if label.leader is not None:
         (x1, y1), (x2, y2) = label.leader
         parts.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
@@ -291,8 +299,8 @@ def _marks(marks: Sequence[Mark], scales: _Scales) -> list[str]:
         parts.append(
             f'<g class="mark"><title>{escape(mark.told)}</title>'
             f'<polyline points="{right - 6:g},{y} {right + 5:g},{y} {right + 16:g},{at:.1f}"/>'
-            f'<text x="{right + 20:g}" y="{at + 0.35 * layout.font_px:.1f}">{escape(name)}</text>'
-            f"</g>"
+            f'<text x="{right + 20:g}" y="{at + 0.35 * layout.font_px:.1f}">'
+            f"{escape(name)}</text></g>"
         )
     return parts
 
@@ -321,10 +329,9 @@ def text_px(text: str, font_px: float) -> float:
 
 
 def _em(letter: str) -> float:
-    if unicodedata.combining(letter):
-        return 0.0
     if not letter.isascii():
-        return 1.3 if unicodedata.east_asian_width(letter) in "WF" else 1.0
+        is_wide = unicodedata.east_asian_width(letter) in "WF"
+        return 0.0 if unicodedata.combining(letter) else 1.3 if is_wide else 1.0
     if letter in "mwMW@%":
         return 1.0
     if letter in "fijlrtI.,:;'|!-()[] /\\":
@@ -336,11 +343,9 @@ def shortened(text: str, room_px: float, *, font_px: float) -> str:
     """The text, or its two ends with "…" between them: names of models differ at either end."""
     if text_px(text, font_px) <= room_px:
         return text
-    for kept in range(len(text) - 1, 0, -1):
-        short = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-        if text_px(short, font_px) <= room_px:
-            return short
-    return "…"
+    whole = len(text)
+    shorts = (f"{text[: (n + 1) // 2]}…{text[whole - n // 2 :]}" for n in range(whole - 1, 0, -1))
+    return next((short for short in shorts if text_px(short, font_px) <= room_px), "…")
 
 
 def place_labels(
@@ -354,50 +359,41 @@ def place_labels(
     dots = [Box.around(place, DOT_PX + 1.5) for place in places]
     ruled = [place[1] for place, point in zip(places, points, strict=True) if point.is_baseline]
     rules = [Box(left=LEFT, top=y - 1, right=layout.right, bottom=y + 1) for y in ruled]
-    crowds = [sum(abs(x - a) < 90 and abs(y - b) < 24 for a, b in places) for x, y in places]
-    made: dict[int, Label] = {}
-    # Points with the most neighbours choose first: the others find room wherever they are.
-    for number in sorted(range(len(points)), key=lambda n: (-crowds[n], places[n])):
-        taken = [box for label in made.values() for box in (label.box, *label.crumbs())]
-        avoided = [*taken, *(dot for dot in dots if not dot.overlaps(dots[number]))]
-        text = shortened(points[number].name, layout.label_px, font_px=layout.font_px)
-        for box in _boxes(places[number], text_px(text, layout.font_px), layout):
-            if any(box.overlaps(other) for other in (*dots, *rules, *taken)):
-                continue
-            label = Label(text=text, box=box, leader=_leader(places[number], box))
-            crumbs = () if may_cross else label.crumbs()
-            if not any(crumb.overlaps(other) for crumb in crumbs for other in avoided):
-                made[number] = label
+    order = sorted(range(len(points)), key=lambda number: places[number])
+    for _ in range(_MOST_TRIES):
+        made: dict[int, Label] = {}
+        for number in order:
+            taken = [box for label in made.values() for box in (label.box, *label.crumbs())]
+            blocked = [*dots, *rules, *taken]
+            avoided = [*taken, *(dot for dot in dots if not dot.overlaps(dots[number]))]
+            for label in _labels(points[number].name, places[number], layout):
+                crumbs = () if may_cross else label.crumbs()
+                if not any(map(label.box.overlaps, blocked)) and not any(
+                    crumb.overlaps(other) for crumb in crumbs for other in avoided
+                ):
+                    made[number] = label
+                    break
+            else:
+                # Whoever finds no room chooses first the next time.
+                order = [number, *(other for other in order if other != number)]
                 break
         else:
-            return None
-    return [made[number] for number in range(len(points))]
+            return [made[number] for number in range(len(points))]
+    return None
 
 
-def _leader(place: Place, box: Box) -> tuple[Place, Place] | None:
-    x, y = place
-    end = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
-    length = math.dist(place, end)
-    if length <= _GAP_PX + 2:
-        return None
-    share = DOT_PX / length
-    return (x + share * (end[0] - x), y + share * (end[1] - y)), end
-
-
-def _boxes(place: Place, width: float, layout: Layout) -> Iterator[Box]:
-    """Right, left, above, below; then in growing rounds, until the whole plot was offered."""
-    x, y = place
-    height = _LINE * layout.font_px
-    corners = [(x + _GAP_PX, y - height / 2), (x - _GAP_PX - width, y - height / 2)]
-    corners += [(x - width / 2, y - 7 - height), (x - width / 2, y + 7)]
-    reach = math.hypot(layout.right - LEFT, layout.bottom - TOP)
-    for distance in range(int(_GAP_PX), int(reach), 5):
-        for turn in _TURNS:
-            across, up = math.cos(math.tau * turn / 24), math.sin(math.tau * turn / 24)
-            left = x + distance * across + width / 2 * (across - 1)
-            corners.append((left, y - distance * up - height / 2 * (up + 1)))
-    for left, top in corners:
-        box = Box(left=left, top=top, right=left + width, bottom=top + height)
-        fits_across = box.left >= LEFT + 2 and box.right <= layout.right - 2
-        if fits_across and box.top >= TOP and box.bottom <= layout.bottom - 2:
-            yield box
+def _labels(name: str, place: Place, layout: Layout) -> Iterator[Label]:
+    """Right, left, above, below and between, in growing rounds: all places that may be tried."""
+    text = shortened(name, layout.label_px, font_px=layout.font_px)
+    (x, y), width, height = place, text_px(text, layout.font_px), _LINE * layout.font_px
+    for distance, turn in itertools.product(_ROUNDS_PX, _TURNS):
+        across, up = math.cos(math.tau * turn / 24), math.sin(math.tau * turn / 24)
+        left = x + distance * across + width / 2 * (across - 1)
+        top = y - distance * up - height / 2 * (up + 1)
+        fits = LEFT + 2 <= left <= layout.right - 2 - width
+        if fits and TOP <= top <= layout.bottom - 2 - height:
+            box = Box(left=left, top=top, right=left + width, bottom=top + height)
+            end = (min(max(x, left), box.right), min(max(y, top), box.bottom))
+            length = math.dist(place, end) or 1.0  # over its point, where it may not stay
+            start = (x + DOT_PX / length * (end[0] - x), y + DOT_PX / length * (end[1] - y))
+            yield Label(text=text, box=box, leader=(start, end) if length > _GAP_PX + 2 else None)

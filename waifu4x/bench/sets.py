@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,16 +50,20 @@ class DataSet:
     name: str
     folder: Path
     pictures: tuple[Path, ...]
-    """At least one, sorted."""
+    """At least one, sorted, all below `folder`."""
+
+    def name_of(self, picture: Path) -> str:
+        """Its path below `folder`, with "/" and without a suffix: such as "baby"."""
+        return picture.relative_to(self.folder).with_suffix("").as_posix()
 
     def partners(self, lr_folder: Path, *, scale: int) -> dict[Path, Path]:
         """The low-resolution picture of each, as `waifu4x.folders.find_partners`.
 
         `lr_folder` may hold a folder with the set's name, and that one named ``X4`` or ``x4``.
         """
-        for part in (self.name, self.folder.name):
-            lr_folder = lr_folder / part if (lr_folder / part).is_dir() else lr_folder
-        for part in (f"X{scale}", f"x{scale}"):
+        parts = [self.name, self.folder.name, f"X{scale}", f"x{scale}"]
+        # A set may be named by its path, and what that leads to are the large pictures.
+        for part in (part for part in parts if part == Path(part).name):
             lr_folder = lr_folder / part if (lr_folder / part).is_dir() else lr_folder
         return find_partners([self.folder], lr_folder, scale=scale)
 
@@ -72,11 +77,15 @@ def open_set(text: str | Path) -> DataSet:
     path = Path(text)
     if not path.is_dir() and known is not None:
         path = _cached(known)
+    if not path.is_dir():
+        problem = "is a file: name its folder" if path.exists() else "does not exist"
+        raise UsageError(f"no pictures in {path}: it {problem}")
     found = tuple(find_pictures(path))
     if not found:
-        hint = "" if path.exists() else "; it does not exist"
-        raise UsageError(f"no pictures in {path}{hint}")
-    return DataSet(name=known.name if known else path.name, folder=path, pictures=found)
+        raise UsageError(f"no pictures in {path}")
+    # Of "." and ".." it is the folder's own name that tells anything.
+    own = Path(os.path.abspath(path)).name or path.as_posix()
+    return DataSet(name=known.name if known else own, folder=path, pictures=found)
 
 
 def open_sets(texts: Sequence[str | Path]) -> tuple[DataSet, ...]:

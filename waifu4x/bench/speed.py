@@ -38,9 +38,10 @@ PICTURE_SIDES_PX = (128, 192, 256, 384, 512, 768, 1024, 1536)
 
 Uint8Array = npt.NDArray[np.uint8]
 
-# A picture is as large as lets so many runs of the automatic choice fit into the budget: ten ways,
-# five runs each, fp32 perhaps five times as slow, and what choosing the size takes.
-_EXPECTED_RUNS = 80
+# A picture is as large as lets so many runs of the automatic choice fit into the budget: nine ways,
+# five runs each, fp32 perhaps five times as slow, and what choosing the size takes. Where that is
+# too few, some tiles are not tried; where it is too many, there are more rounds.
+_EXPECTED_RUNS = 60
 # Of the free memory, what a picture and its tile may take by an estimate that may be half of the
 # truth: a CPU's memory, once overfull, ends the process without an error to be caught.
 _MEMORY_SHARE = 0.5
@@ -328,7 +329,7 @@ def _notes(course: _Course) -> list[str]:
         )
     if race.rounds == MIN_ROUNDS and race.spent_s > race.budget_s:
         notes.append(
-            f"the least there is to measure took {race.spent_s:.0f} s, more than the "
+            f"the least there is to measure took {race.spent_s:.3g} s, more than the "
             f"{race.budget_s:g} s it was given"
         )
     return notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -18,6 +19,8 @@ COSTS = ("s/MP", "memory", "params", "mult-adds")
 """The titles after those of the measures: seconds per megapixel of output, the process's peak
 memory, the network's parameters, its multiply-adds for a result of 1280×720 px."""
 _MIB = 2**20
+# From here on three figures are a thousand, which Python would write as 1e+03.
+_ROUNDED_UP = 999.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ def rows(report: Report, results: Sequence[Result], published: Sequence[Figure])
 
 def duration(seconds: float) -> str:
     """Of a megapixel: three figures are as much as a clock is worth."""
-    return f"{seconds:.3g}"
+    return f"{seconds:.3g}" if seconds < _ROUNDED_UP else f"{seconds:,.0f}"
 
 
 def memory(size_bytes: int | None) -> str:
@@ -66,7 +69,7 @@ def amount(number: float | None) -> str:
     if number is None:
         return "–"
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
+        if number >= _ROUNDED_UP / 1e3 * size:
             return f"{number / size:.3g} {unit}"
     return f"{number:g}"
 
@@ -77,13 +80,14 @@ def footnotes(report: Report) -> list[str]:
     for result in report.results:
         for column in report.columns:
             count = result.count(column.key)
-            if 0 < count < len(result.pictures):
+            if count < len(result.pictures):
                 found[
                     f"{column.title} on {result.dataset} x{result.scale} is of {count} of "
-                    f"{len(result.pictures)} pictures: the others are too small for it."
+                    f"{len(result.pictures)} pictures: the others are too small for it or too even."
                 ] = None
         found |= dict.fromkeys(f"{note}." for note in result.notes)
-    for source in dict.fromkeys(figure.source for figure in report.published):
+    shown = (figure.source for *_, figures in report.groups() for figure in figures)
+    for source in dict.fromkeys(shown):
         copy = f", read in {source.read_in}" if source.read_in else ""
         note = f"; {source.note}" if source.note else ""
         found[f"[{source.name}] {source.title}, {source.url}{copy}{note}."] = None
@@ -104,7 +108,7 @@ def markdown(report: Report, *, command: str) -> str:
             if row.source is not None:
                 name = f"*{name}* [[{_escaped(row.source.name)}]]({row.source.url})"
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"{len(first.pictures)} pictures, protocol {first.protocol}.", ""]
+        lines += ["", f"{_counted(first)}, protocol {first.protocol}.", ""]
     lines += [f"- {_escaped(note)}" for note in footnotes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -166,9 +170,17 @@ def _published(report: Report, figure: Figure) -> Row:
     )
 
 
+def _counted(result: Result) -> str:
+    count = len(result.pictures)
+    return "1 picture" if count == 1 else f"{count} pictures"
+
+
 def _escaped(text: str) -> str:
-    """Markdown means what it says: the name of a model or a folder may hold anything."""
-    escaped = "".join(f"\\{c}" if c in "\\`*_{}[]<>#|" else c for c in text)
+    """Markdown means what it says: the name of a model or a folder may hold anything.
+
+    A `_` within a word means nothing in Markdown, and a backslash before it would break addresses.
+    """
+    escaped = re.sub(r"[\\`*{}\[\]<>#|]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
     return " ".join(escaped.split())
 
 

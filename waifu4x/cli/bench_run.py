@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import typer
+from rich.cells import cell_len
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -23,6 +24,9 @@ from waifu4x.cli import console
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.native import silent_libraries
 from waifu4x.errors import UsageError
+
+# Names may be folded to this, but not further, to make room for figures.
+_NAME_COLUMNS = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +77,11 @@ def measure_sets(wish: Wish) -> None:
             with_published=wish.with_published,
         )
         report = run.run(plan, on_progress=bar.progress, on_download=bar.download)
-    _write(report, wish.targets)
+    # Shown first: a full disk should not cost what took so long.
     _show(report, wish)
+    _write(report, wish.targets)
+    if not wish.quiet:
+        _say(report, wish)
 
 
 def _metrics(text: str) -> list[str]:
@@ -96,7 +103,9 @@ def _write(report: Report, targets: Sequence[Path]) -> None:
         ".html": lambda: page.build(report, command=command),
     }
     for target in targets:
-        pictures.store(texts[target.suffix.lower()]().encode(), target)
+        # The name of a file need not be text.
+        content = texts[target.suffix.lower()]().encode("utf-8", "backslashreplace")
+        pictures.store(content, target)
 
 
 def _show(report: Report, wish: Wish) -> None:
@@ -109,8 +118,9 @@ def _show(report: Report, wish: Wish) -> None:
             _print_group(report, f"{dataset} x{scale}", rows)
             if wish.verbose:
                 console.show(_picture_table(report, results))
-    if wish.quiet:
-        return
+
+
+def _say(report: Report, wish: Wish) -> None:
     first = report.results[0]
     if not wish.as_json:
         console.say(f"note: {first.protocol} protocol; on {_machine(report)}")
@@ -128,16 +138,43 @@ def _machine(report: Report) -> str:
 
 
 def _print_group(report: Report, title: str, rows: Sequence[tables.Row]) -> None:
-    """One table, or two below each other where the terminal is too narrow for it."""
+    """One table, or several below each other where the terminal is too narrow for it."""
     heads = tables.headers(report)
     costs = len(heads) - len(tables.COSTS)
     whole = _table(title, heads, rows, columns=range(1, len(heads)))
-    if not console.stdout.is_terminal or console.width_of(whole) <= console.stdout.width:
+    if _fits(whole, rows):
         console.show(whole)
         return
-    measured = [row for row in rows if row.source is None]
-    console.show(_table(title, heads, rows, columns=range(1, costs)))
-    console.show(_table("", heads, measured, columns=range(costs, len(heads))))
+    _print_parts(title, heads, rows, columns=range(1, costs))
+    measured = [row for row in rows if row.source is None]  # what is published has no costs
+    _print_parts("", heads, measured, columns=range(costs, len(heads)))
+
+
+def _print_parts(
+    title: str, heads: Sequence[str], rows: Sequence[tables.Row], *, columns: range
+) -> None:
+    table = _table(title, heads, rows, columns=columns)
+    if len(columns) == 1 or _fits(table, rows):
+        console.show(table)
+        return
+    half = len(columns) // 2
+    _print_parts(title, heads, rows, columns=columns[:half])
+    _print_parts("", heads, rows, columns=columns[half:])
+
+
+def _fits(table: Table, rows: Sequence[tables.Row]) -> bool:
+    """Whether nothing has to be cut; names are folded where they are long."""
+    needed = console.width_of(table) - max(0, _longest(rows) - _NAME_COLUMNS)
+    return not console.stdout.is_terminal or needed <= console.stdout.width
+
+
+def _name(row: tables.Row) -> str:
+    name = row.name if row.source is None else f"{row.name} [{row.source.name}]"
+    return console.printable(name)
+
+
+def _longest(rows: Sequence[tables.Row]) -> int:
+    return max(cell_len(_name(row)) for row in rows)
 
 
 def _table(
@@ -151,17 +188,15 @@ def _table(
         title_justify="left",
         title_style="bold",
     )
-    table.add_column(heads[0], overflow="fold", min_width=12)
+    table.add_column(heads[0], overflow="fold", min_width=min(_NAME_COLUMNS, _longest(rows)))
     for number in columns:
         table.add_column(heads[number], justify="right", no_wrap=True)
     for row in rows:
-        name = escape(console.printable(row.name))
-        style = ""
-        if row.source is not None:
-            name, style = f"{name} {escape(f'[{row.source.name}]')}", "dim italic"
         cells = (row.cells[number - 1] for number in columns)
         table.add_row(
-            name, *(f"[bold]{c.text}[/]" if c.is_best else c.text for c in cells), style=style
+            escape(_name(row)),
+            *(f"[bold]{c.text}[/]" if c.is_best else c.text for c in cells),
+            style="" if row.source is None else "dim italic",
         )
     return table
 

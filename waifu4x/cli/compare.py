@@ -29,7 +29,9 @@ _GRIDS = ("PNG", "WEBP", "JPEG")
 
 
 def compare(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures.", show_default=False)],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of them.", show_default=False)
+    ],
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,6 +131,7 @@ def compare(
     from waifu4x.compare import grid, page, results
     from waifu4x.compare.subjects import Wish
 
+    first, inputs = inputs[0], _expanded(inputs)
     count = 1 + len(results.at_hand()[0] if model is None else model)
     large = scale or downscale or 4
     room_px = page.region_px(len(inputs), count + 1, scale=large) if html and large > 0 else None
@@ -139,7 +142,7 @@ def compare(
         background=parse_color(background),
         region_px=room_px,
     )
-    targets = _targets(inputs, output, html=html, gif=gif)
+    targets = _targets(first, output, html=html, gif=gif)
     _check_free(targets, inputs, overwrite=overwrite)
     keep_large_blocks()
     with silent_libraries(), _bar(quiet) as bar:
@@ -163,13 +166,28 @@ def compare(
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
-def _targets(
-    inputs: Sequence[Path], output: str | None, *, html: bool, gif: bool
-) -> dict[str, Path]:
-    """The files to write, by their kinds: "grid", "html", "gif"."""
+def _expanded(inputs: Sequence[Path]) -> list[Path]:
+    """Instead of a folder the pictures in it."""
+    from waifu4x.folders import find_pictures
+
+    found: list[Path] = []
+    for path in inputs:
+        inside = find_pictures(path) if path.is_dir() else [path]
+        if not inside:
+            raise UsageError(f"no pictures in {path}")
+        found += inside
+    return found
+
+
+def _targets(first: Path, output: str | None, *, html: bool, gif: bool) -> dict[str, Path]:
+    """The files to write, by their kinds: "grid", "html", "gif".
+
+    By default beside the first input, also beside a folder: in it they would be inputs next time.
+    """
     from waifu4x import naming
 
-    first = inputs[0]
+    if first.is_dir():
+        first = first.absolute()
     name = f"{first.stem}_compare.png"
     if output is None:
         grid = first.with_name(name)
