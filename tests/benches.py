@@ -45,9 +45,7 @@ def measure(
     **options: Any,
 ) -> Result:
     """One model on one folder at one scale."""
-    wanted = plan(
-        [model], folder, metrics=metrics, scales=(scale,), protocol=protocol, **options
-    )
+    wanted = plan([model], folder, metrics=metrics, scales=(scale,), protocol=protocol, **options)
     (result,) = run.run(wanted).results
     return result
 

@@ -332,8 +332,7 @@ def test_endless_values_are_at_the_upper_edge_and_unknown_ones_left_out() -> Non
 
 
 def test_what_is_drawn_is_psnr_or_else_the_first_column() -> None:
-    values = {"psnr": 30.0, "ssim": 0.8, "lpips": 0.25}
-    pictured = result("a", picture(**values))
+    pictured = result("a", picture(psnr=30.0, ssim=0.8, lpips=0.25))
     titles = []
     for columns in ((SSIM, PSNR), (LPIPS, SSIM)):
         text = build(pictured, columns=columns)
@@ -533,6 +532,14 @@ def test_a_heading_sorts_its_table(opened: chromium.Browser) -> None:
     opened.key("Enter", code="Enter")
     assert column_of(opened, 0) != names
     assert sorted(column_of(opened, 0)) == sorted(names)
+
+
+def test_the_command_is_there_to_be_copied(opened: chromium.Browser) -> None:
+    opened.click("#copy")
+    opened.wait(
+        "document.querySelector('#copy').textContent === 'Copied' || "
+        "getSelection().toString() === document.querySelector('#command').textContent"
+    )
 
 
 TEXTS = """[...document.querySelectorAll("svg")].filter((svg) => svg.getClientRects().length)

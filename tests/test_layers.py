@@ -11,11 +11,12 @@ A module imports only from rows above its own:
      5  weights  tiled  provenance  animations  headers
      6  enlarging
      7  upscaler
-     8  batch  bench  models  blending
-     9  train  compare
-    10  the package itself (waifu4x/__init__.py)
-    11  cli
-    12  __main__
+     8  batch  models  blending
+     9  bench
+    10  train  compare
+    11  the package itself (waifu4x/__init__.py)
+    12  cli
+    13  __main__
 
 Sub-packages have rows of their own where their parts differ; within one row, and within `batch`,
 `networks`, `bench`, `train`, `compare` and `cli`, modules of one package may import each other,
@@ -41,9 +42,9 @@ MAX_FUNCTION_LINES = 60
 ROWS: dict[str, int] = {}
 for _line in (__doc__ or "").splitlines():
     _number, _, _names = _line.strip().partition("  ")
-    if _number.isdigit() and int(_number) < 10:
+    if _number.isdigit() and int(_number) < 11:
         ROWS |= dict.fromkeys(_names.split(), int(_number))
-ROWS |= {"": 10, "cli": 11, "__main__": 12}
+ROWS |= {"": 11, "cli": 12, "__main__": 13}
 
 WITHOUT_TORCH = (
     *("errors", "catalog", "files", "formats", "resample", "color", "tiling", "sizes", "memory"),
@@ -58,11 +59,14 @@ WITHOUT_TORCH = (
         "encoders",
         "weights",
     ),
-    *("pictures", "upscaler", "engines", "bench.metrics", "bench.datasets", "bench.protocol"),
+    *("pictures", "upscaler", "models", "engines"),
+    *("bench.metrics", "bench.datasets", "bench.protocol", "bench.measures", "bench.niqe"),
+    *("bench.results", "bench.sets", "bench.peaks", "bench.tables", "bench.run", "bench.page"),
     *("train.data", "train.recipe", "headers", "animations", "provenance", "archives"),
     *("bench.similarity", "bench.published", "compare.results", "compare.grid", "compare.page"),
     *("train.degrade", "train.doctor", "train.options", "train.tables"),
     *("batch.plan", "batch.run", "batch.estimates", "cli.app", "cli.upscale_run"),
+    "cli.bench_run",
 )
 
 
@@ -125,7 +129,7 @@ def _package_of(module: str) -> str:
 
 
 def test_the_table_knows_every_module() -> None:
-    assert {row_of(module) for module in MODULES} == set(range(13))
+    assert {row_of(module) for module in MODULES} == set(range(14))
     stale = [name for name in ROWS if name not in MODULES]
     assert stale == []
 
