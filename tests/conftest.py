@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from waifu4x.upscaler import Upscaler
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +28,17 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("WAIFU4X_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for every time that pictures are enlarged."""
+    made: list[int] = []
+    original = Upscaler.upscale_all
+
+    def count(self: Upscaler, pictures: Any, *arguments: Any, **options: Any) -> Any:
+        made.append(len(pictures))
+        return original(self, pictures, *arguments, **options)
+
+    monkeypatch.setattr(Upscaler, "upscale_all", count)
+    return made

@@ -49,20 +49,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for every time that pictures are enlarged."""
-    made: list[int] = []
-    original = Upscaler.upscale_all
-
-    def count(self: Upscaler, pictures: Any, *arguments: Any, **options: Any) -> Any:
-        made.append(len(pictures))
-        return original(self, pictures, *arguments, **options)
-
-    monkeypatch.setattr(Upscaler, "upscale_all", count)
-    return made
-
-
 def request(*inputs: object, scale: float = 4.0, **options: Any) -> Request:
     return Request(inputs=tuple(map(str, inputs)), target=Target(scale=scale), **options)
 

@@ -20,7 +20,6 @@ from command import bound_by_permissions, contents, counted, errors, names, prog
 
 from waifu4x.batch import outputs
 from waifu4x.batch.journal import Journal, Line
-from waifu4x.upscaler import Upscaler
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="disks and rights of POSIX")
 
@@ -63,20 +62,6 @@ def _mount(*arguments: str) -> bool:
         return False
     done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
     return done.returncode == 0
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for every time that pictures are enlarged."""
-    made: list[int] = []
-    original = Upscaler.upscale_all
-
-    def count(self: Upscaler, pictures: Any, *arguments: Any, **options: Any) -> Any:
-        made.append(len(pictures))
-        return original(self, pictures, *arguments, **options)
-
-    monkeypatch.setattr(Upscaler, "upscale_all", count)
-    return made
 
 
 def full_at(

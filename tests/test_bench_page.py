@@ -24,6 +24,7 @@ from waifu4x.bench.published import Figure, Source
 from waifu4x.bench.results import Column, PictureResult, Report, Result
 from waifu4x.bench.scatter import NARROW, WIDE, Mark, Point
 from waifu4x.errors import PictureWriteError, UsageError
+from waifu4x.pages import nice_ticks
 
 PSNR = Column(key="psnr", title="PSNR", digits=2, unit="dB")
 SSIM = Column(key="ssim", title="SSIM", digits=4)
@@ -460,8 +461,8 @@ def test_names_at_the_edge_are_moved_as_little_as_can_be() -> None:
 
 
 def test_round_numbers() -> None:
-    assert scatter.nice_ticks(27.8, 30.2) == [28.0, 28.5, 29.0, 29.5, 30.0]
-    assert scatter.nice_ticks(0.79, 0.91) == [0.8, 0.82, 0.84, 0.86, 0.88, 0.9]
+    assert nice_ticks(27.8, 30.2, count=6) == [28.0, 28.5, 29.0, 29.5, 30.0]
+    assert nice_ticks(0.79, 0.91, count=6) == [0.8, 0.82, 0.84, 0.86, 0.88, 0.9]
     assert scatter.time_ticks((-1.5, 0.5)) == [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
     told = [scatter.seconds(time_s) for time_s in (0.0002, 0.05, 1.0, 20.0, 5000.0)]
     assert told == ["0.0002 s", "0.05 s", "1 s", "20 s", "5,000 s"]

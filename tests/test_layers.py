@@ -4,7 +4,7 @@ A module imports only from rows above its own:
 
      0  errors  version  plugins  jxl_header
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
-     1  palettes
+     1  palettes  pages
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
      3  decoders  encoders  key_layouts  engines  tensor_values
      4  sequences  pictures  checkpoints  engines.torch  engines.ensemble

@@ -17,7 +17,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training import GAN, PIXEL, features, rows, save_picture, train, trainer, with_losses
+from training import (
+    GAN,
+    PIXEL,
+    features,
+    rows,
+    save_picture,
+    save_three,
+    train,
+    trainer,
+    with_losses,
+)
 from typer.testing import CliRunner
 
 from waifu4x import checkpoints, pictures, weights
@@ -60,10 +70,7 @@ losses = { pixel_weight = 0.5, gan = "vanilla", gan_weight = 1e-2 }
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    for number in range(3):
-        save_picture(place / f"{number}.png", seed=number, size=(40 + 2 * number, 32))
-    return place
+    return save_three(tmp_path / "photos")
 
 
 @pytest.fixture

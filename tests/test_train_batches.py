@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training import save_picture
+from training import save_picture, save_three
 
 from waifu4x import color, pictures
 from waifu4x.canvas import to_unit
@@ -27,10 +27,7 @@ from waifu4x.train.recipe import DataOptions
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "photos"
-    for number in range(3):
-        save_picture(place / f"{number}.png", seed=number, size=(40 + 2 * number, 32))
-    return place
+    return save_three(tmp_path / "photos")
 
 
 @pytest.fixture

@@ -813,12 +813,8 @@ def test_the_estimate_touches_nothing(cache: PairCache, tmp_path: Path) -> None:
     assert timed.seconds == pytest.approx({"pixel": 24.0, "gan": 36.0})
 
 
-def _watch(real: float, fake: float, reports: int, **options: Any) -> list[str]:
-    stage = GAN.stages[1]
-    if "gan" in options:
-        stage = with_losses(GAN, gan=options.pop("gan")).stages[1]
-    watch = BalanceWatch(stage, number=1, **{"from_start": True, **options})
-    report = Report(
+def _report(real: float, fake: float) -> Report:
+    return Report(
         step=1,
         stage="gan",
         progress=0.0,
@@ -830,6 +826,14 @@ def _watch(real: float, fake: float, reports: int, **options: Any) -> list[str]:
         d_real=real,
         d_fake=fake,
     )
+
+
+def _watch(real: float, fake: float, reports: int, **options: Any) -> list[str]:
+    stage = GAN.stages[1]
+    if "gan" in options:
+        stage = with_losses(GAN, gan=options.pop("gan")).stages[1]
+    watch = BalanceWatch(stage, number=1, **{"from_start": True, **options})
+    report = _report(real, fake)
     return [note for _ in range(reports) if (note := watch.see(report)) is not None]
 
 
@@ -854,18 +858,7 @@ def test_the_balance_of_the_two_networks_is_watched() -> None:
 
 def test_five_in_a_row_are_in_a_row() -> None:
     watch = BalanceWatch(GAN.stages[1], number=1, from_start=True)
-    report = Report(
-        step=1,
-        stage="gan",
-        progress=0.0,
-        elapsed_s=0.0,
-        learning_rate=0.0,
-        steps_per_s=1.0,
-        data_share=0.0,
-        losses={},
-        d_real=0.99,
-        d_fake=0.01,
-    )
+    report = _report(0.99, 0.01)
     fakes = [0.01] * 3 + [0.5] + [0.01] * 6
     told = [watch.see(dataclasses.replace(report, d_fake=fake)) for fake in fakes]
     assert [k for k, note in enumerate(told) if note is not None] == [8]

@@ -83,6 +83,13 @@ def save_picture(path: Path, *, seed: int, size: tuple[int, int] = (40, 32)) -> 
     return path
 
 
+def save_three(place: Path) -> Path:
+    """A folder of 0.png, 1.png and 2.png, a little larger each; returns it."""
+    for number in range(3):
+        save_picture(place / f"{number}.png", seed=number, size=(40 + 2 * number, 32))
+    return place
+
+
 def features(layers: Sequence[str]) -> VGG19Features:
     """VGG-19 with the same random weights every time."""
     with torch.random.fork_rng(devices=[]):

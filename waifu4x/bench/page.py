@@ -7,8 +7,6 @@ measured here.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
@@ -25,6 +23,7 @@ from waifu4x.bench.results import Column, PictureResult, Report, Result
 from waifu4x.bench.run import BASELINE
 from waifu4x.bench.scatter import Mark, Point
 from waifu4x.errors import UsageError
+from waifu4x.pages import content_policy
 from waifu4x.version import __version__
 
 MAX_MARKS = 8
@@ -49,10 +48,7 @@ def build(report: Report, *, command: str) -> str:
     sources = {source: number for number, source in enumerate(dict.fromkeys(cited), start=1)}
     sets = ", ".join(dict.fromkeys(result.dataset for result in report.results))
     built = Template(page).substitute(
-        policy=(
-            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-            f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-        ),
+        policy=content_policy(style, script),
         generator=f"waifu4x {__version__}",
         title=escape(f"{sets}, measured"),
         facts=_facts(report),
@@ -80,11 +76,6 @@ def write(report: Report, target: Path, *, command: str) -> None:
         PictureWriteError: the file cannot be written.
     """
     pictures.store(build(report, command=command).encode(), target)
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _facts(report: Report) -> str:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
+from waifu4x.pages import nice_ticks
+
 LEFT, TOP, FOOT = 60.0, 34.0, 56.0
 """From the edges of a picture to those of its plot; on the right it is `Layout.right`."""
 DOT_PX = 5.0
@@ -197,7 +199,7 @@ def _arranged(
 
 def _value_axis(scales: _Scales, title: str) -> list[str]:
     layout = scales.layout
-    ticks = nice_ticks(*scales.values)
+    ticks = nice_ticks(*scales.values, count=6)
     decimals = max((len(f"{tick:.10g}".partition(".")[2]) for tick in ticks), default=0)
     parts = [f'<text class="title" x="2" y="{layout.font_px + 2:g}">{escape(title)}</text>']
     for tick in ticks:
@@ -255,15 +257,6 @@ def _told_ticks(scales: _Scales) -> list[float]:
 def seconds(time_s: float) -> str:
     """For an axis, as short as can be: "20 s", "5,000 s", "0.0002 s"."""
     return f"{time_s:,.9f}".rstrip("0").rstrip(".") + " s"
-
-
-def nice_ticks(low: float, high: float, *, count: int = 6) -> list[float]:
-    """About `count` round numbers in low..high, where low < high."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    pitch = min((power * m for m in (1, 2, 5, 10)), key=lambda each: abs(math.log(each / raw)))
-    first, last = math.ceil(low / pitch - 1e-9), math.floor(high / pitch + 1e-9)
-    return [float(f"{n * pitch:.10g}") for n in range(first, last + 1)]
 
 
 def _point(point: Point, place: Place, label: Label) -> str:

@@ -8,7 +8,6 @@ they stand next to each other.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from waifu4x.compare.captions import Caption
 from waifu4x.compare.results import Comparison
 from waifu4x.compare.subjects import PAGE_REGION_PX, Subject
 from waifu4x.errors import UsageError
+from waifu4x.pages import content_policy
 from waifu4x.version import __version__
 
 Uint8Array = npt.NDArray[np.uint8]
@@ -76,10 +76,7 @@ def build(comparisons: Sequence[Comparison]) -> str:
     data = [_data(c, row) for c, row in zip(comparisons, views, strict=True)]
     sections = [_section(c, row) for c, row in zip(comparisons, views, strict=True)]
     return Template(page).substitute(
-        policy=(
-            "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; "
-            f"style-src '{_digest(style)}'; script-src '{_digest(script)}'"
-        ),
+        policy=content_policy(style, script),
         generator=f"waifu4x {__version__}",
         title=escape(f"{names}, compared"),
         style=style,
@@ -110,11 +107,6 @@ def _check_pixels(total: int) -> None:
             f"the page would hold {total / 1e6:.0f} million pixels, and the limit is "
             f"{MAX_PIXELS / 1e6:.0f} million: choose a smaller --crop, fewer models or a smaller -s"
         )
-
-
-def _digest(text: str) -> str:
-    digest = hashlib.sha256(text.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
 
 
 def _views(number: int, comparison: Comparison) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from waifu4x.errors import TrainError
+from waifu4x.pages import nice_ticks
 
 WIDTH, HEIGHT = 360, 176
 LEFT, RIGHT, TOP, BOTTOM = 50, 350, 8, 150
@@ -270,19 +271,6 @@ def _tick(value: float, largest: float) -> str:
         return f"{value:.4g}"
     digits, exponent = f"{value:.2e}".split("e")
     return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
-    """About `count` round numbers in low..high."""
-    raw = (high - low) / count
-    if raw <= 0.0:
-        return [low]
-    power = 10.0 ** math.floor(math.log10(raw))
-    pitches = (power * m for m in (1, 2, 2.5, 5, 10))
-    pitch = min(pitches, key=lambda pitch: abs(math.log(pitch / raw)))
-    first = math.ceil(low / pitch - 1e-9)
-    ticks = [n * pitch for n in range(first, math.floor(high / pitch + 1e-9) + 1)]
-    return [float(f"{tick:.10g}") for tick in ticks]
 
 
 def short(number: float) -> str:
