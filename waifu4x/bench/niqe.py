@@ -8,6 +8,7 @@ Few blocks make it unstable: pictures below about 300×300 px are not to be judg
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 import zlib
@@ -54,7 +55,8 @@ def load_prior(path: Path) -> Prior:
         UsageError: the file is missing, or holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             prior = Prior(
                 mean=file["mu_pris_param"].reshape(36).astype(np.float64),
                 covariance=file["cov_pris_param"].reshape(36, 36).astype(np.float64),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -44,8 +45,10 @@ class Feed:
 
     def _start(self, step: int) -> Iterator[Batch]:
         self._iterator = None  # ends the workers of another one
-        return iter(
-            DataLoader(
+        with warnings.catch_warnings():
+            # Of more processes than cores: whoever asks for them has reasons.
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            loader = DataLoader(
                 self._batches,
                 batch_size=None,
                 sampler=itertools.count(step),
@@ -59,7 +62,7 @@ class Feed:
                 # not be the one that was never stopped.
                 generator=torch.Generator(),
             )
-        )
+            return iter(loader)
 
 
 def _ignore_interrupts(worker: int) -> None:
