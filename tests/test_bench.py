@@ -15,7 +15,16 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from waifu4x import color
-from waifu4x.bench import datasets, measures, metrics, niqe, perceptual, protocol, similarity
+from waifu4x.bench import (
+    datasets,
+    measures,
+    metrics,
+    niqe,
+    peaks,
+    perceptual,
+    protocol,
+    similarity,
+)
 from waifu4x.bench.datasets import as_rgb, read_8bit
 from waifu4x.bench.measures import open_measures
 from waifu4x.bench.protocol import PROTOCOLS, Pair, enlarge
@@ -28,6 +37,12 @@ RNG = np.random.default_rng(0)
 
 def solid(red: int, green: int, blue: int) -> np.ndarray:
     return np.full((4, 4, 3), (red, green, blue), dtype=np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Collecting garbage before each model takes longer than all that is measured here."""
+    monkeypatch.setattr(peaks, "release_freed", lambda: None)
 
 
 @pytest.fixture

@@ -178,7 +178,11 @@ def _given(lr: Path, hr: Uint8Array, *, scale: int, path: Path) -> Uint8Array:
     _check_small(lr, small.shape[:2], hr.shape[:2], scale=scale, path=path)
     if small.shape[2] == hr.shape[2]:
         return small
-    return as_rgb(small) if hr.shape[2] == 3 else np.rint(small.mean(axis=2)).astype(np.uint8)
+    return (
+        as_rgb(small)
+        if hr.shape[2] == 3
+        else np.rint(small.mean(axis=2, keepdims=True)).astype(np.uint8)
+    )
 
 
 def _enlarge_luma(
