@@ -19,6 +19,8 @@ from waifu4x.networks.srcnn import SRCNN_SIZES, SRCNNConfig
 from waifu4x.networks.srresnet import SRRESNET_SIZES, Output, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNET_SIZES, SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSR_SIZES, VDSRConfig
+from waifu4x.train import recipe
+from waifu4x.train.building import generator
 
 
 def build(config: Any) -> nn.Module:
@@ -202,6 +204,20 @@ def test_gradients_reach_every_parameter(config: Any) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("name", ["fast", "srcnn", "vdsr", "srresnet", "compact"])
+def test_what_is_trained_learns_in_its_first_layer_too(name: str) -> None:
+    """Of 18 layers in a row that each halve what passes through, none would learn."""
+    torch.manual_seed(0)
+    network = generator(recipe.load(name))
+    x = picture(network.config)
+    y = network(x)
+    (y - torch.rand_like(y)).abs().mean().backward()
+    gradients = [
+        p.grad.abs().mean() for p in network.parameters() if p.dim() == 4 and p.grad is not None
+    ]
+    assert gradients[0] > 0.01 * gradients[-1]
 
 
 @torch.inference_mode()
