@@ -7,15 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from toys import random_model
 
 from waifu4x import checkpoints
-from waifu4x.bench import run
+from waifu4x.bench import peaks, run
 from waifu4x.bench.measures import Measure, open_measures
 from waifu4x.bench.results import Column, PictureResult, Result
 from waifu4x.bench.run import Plan
 from waifu4x.bench.sets import open_set
+
+
+@pytest.fixture(autouse=True)
+def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For modules that import it: collecting garbage before each model takes longer than all
+    that they measure."""
+    monkeypatch.setattr(peaks, "release_freed", lambda: None)
 
 
 def plan(

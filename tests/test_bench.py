@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from benches import measure, three_pictures, values
+from benches import unswept as unswept
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -20,7 +21,6 @@ from waifu4x.bench import (
     measures,
     metrics,
     niqe,
-    peaks,
     perceptual,
     protocol,
     similarity,
@@ -37,12 +37,6 @@ RNG = np.random.default_rng(0)
 
 def solid(red: int, green: int, blue: int) -> np.ndarray:
     return np.full((4, 4, 3), (red, green, blue), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Collecting garbage before each model takes longer than all that is measured here."""
-    monkeypatch.setattr(peaks, "release_freed", lambda: None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benches import measure
+from benches import unswept as unswept
 
 from waifu4x.bench import protocol as protocols
 from waifu4x.bench import run

@@ -18,7 +18,8 @@ _EVERY_S = 0.01
 class PeakMemory:
     """Notes the most bytes that the process holds (on CUDA: that are allocated on the device).
 
-    On the CPU it is sampled, every 10 ms; where the system does not tell, `peak_bytes` is None.
+    On the CPU it is sampled, every 10 ms and at the end; where the system does not tell,
+    `peak_bytes` is None.
     """
 
     def __init__(self, device: str) -> None:
@@ -47,9 +48,14 @@ class PeakMemory:
             return
         self._done.set()
         self._thread.join()
+        self._look()
 
     def _watch(self) -> None:
         while self.peak_bytes is not None and not self._done.wait(_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        if self.peak_bytes is not None:
             self.peak_bytes = max(self.peak_bytes, _resident_bytes() or 0)
 
 
