@@ -22,7 +22,7 @@ from waifu4x.train.loop import Trainer
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
-KILLS = 20
+KILLS = 25
 """Half of them within a save."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="kills and disks of POSIX")
