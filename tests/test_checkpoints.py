@@ -173,16 +173,23 @@ def test_the_loaded_tensors_outlive_the_file(tmp_path: Path) -> None:
 
 def test_loading_is_quick_and_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
     # In a process of its own: this one may have imported anything.
-    path = tmp_path / "m.safetensors"
-    save(MSRResNet(MSRResNetConfig(blocks=1, channels=4)), path, metadata={})
+    networks = [
+        MSRResNet(MSRResNetConfig(blocks=1, channels=4)),
+        SRCNN(SRCNNConfig(channels=(4, 2))),
+        VDSR(VDSRConfig(depth=3, channels=4)),
+        SRVGGNetCompact(SRVGGNetCompactConfig(channels=4, convs=1)),
+    ]
+    for number, network in enumerate(networks):
+        save(network, tmp_path / f"{number}.safetensors", metadata={})
     program = (
         "import sys, torch; from pathlib import Path; from waifu4x.checkpoints import load\n"
-        "before = torch.get_rng_state(); load(Path(sys.argv[1]))\n"
+        "before = torch.get_rng_state()\n"
+        "for path in Path(sys.argv[1]).iterdir(): load(path)\n"
         "assert torch.equal(before, torch.get_rng_state())\n"
         "assert 'torch._dynamo' not in sys.modules"
     )
     root = Path(__file__).parents[1]
-    subprocess.run([sys.executable, "-c", program, str(path)], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, cwd=root)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -214,6 +214,16 @@ def _without_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+# Those of nn.init stand for themselves: within them the mode is not asked again.
+_RANDOM = frozenset(
+    {
+        *(Tensor.normal_, Tensor.uniform_),
+        *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_),
+        *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_),
+    }
+)
+
+
 class _NoRandomNumbers(TorchFunctionMode):
     """Leaves out random initialisation, whose values would be thrown away.
 
@@ -227,8 +237,8 @@ class _NoRandomNumbers(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in (Tensor.normal_, Tensor.uniform_):
-            return args[0]
+        if func in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from waifu4x import __version__
-from waifu4x.cli import bench, compare, devices, info, models, train, upscale
+from waifu4x.cli import bench, compare, devices, export, info, models, train, upscale
 from waifu4x.cli.console import fail
 from waifu4x.errors import EXIT_FATAL, EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
 
@@ -56,6 +56,7 @@ app.add_typer(models.app, name="models")
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("train")(train.train)
+app.command("export")(export.export)
 app.command("info")(info.info)
 app.command("devices")(devices.devices)
 
