@@ -73,7 +73,7 @@ def bench(
     ] = False,
     protocol: Annotated[
         str,
-        typer.Option(help="What is shrunk and what is rounded; see below.", rich_help_panel=_HOW),
+        typer.Option(help="What is shrunk and what is rounded; see above.", rich_help_panel=_HOW),
     ] = "rgb8",
     lr: Annotated[
         Path | None,
@@ -129,10 +129,15 @@ def bench(
 ) -> None:
     """Measure models: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
 
-    The protocols: rgb8 shrinks 8-bit RGB and rounds luma, as MATLAB scripts do; rgb8-own-gray
-    measures gray files in their own levels; rgb8-float-y does not round luma (BasicSR); luma
-    shrinks unrounded luma (the scripts of SRCNN and VDSR). As many px as the scale are cut off
-    every border.
+    As many pixels as the scale are cut off every border. Protocols:
+
+    rgb8: 8-bit RGB is shrunk, luma is rounded, as in MATLAB scripts.
+
+    rgb8-own-gray: the same, but gray files are measured in their own levels.
+
+    rgb8-float-y: as rgb8, but luma is not rounded (BasicSR).
+
+    luma: luma alone is shrunk, in float (the scripts of SRCNN and VDSR).
 
     Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
 
