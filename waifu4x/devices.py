@@ -173,7 +173,8 @@ def describe(device: torch.device) -> str:
     extras = [torch.backends.cpu.get_cpu_capability()]
     if torch.cpu._is_amx_tile_supported():
         extras.append("AMX")
-    return f"{torch.get_num_threads()} threads, {', '.join(extras)}"
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count > 1 else ''}, {', '.join(extras)}"
 
 
 def precision_name(dtype: torch.dtype) -> str:
