@@ -27,6 +27,8 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     """Every test has a cache of its own and never touches the user's, nor the network."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("WAIFU4X_HOME", str(home))
+    # Whatever else is installed: most tests look into PyTorch's way of running a network.
+    monkeypatch.setenv("WAIFU4X_ENGINE", "torch")
     return home
 
 

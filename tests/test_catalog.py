@@ -39,7 +39,7 @@ def test_rows_with_weights_are_complete(row: CatalogRow) -> None:
     assert "\n" not in row.good_for
     assert row.file is not None
     assert Path(row.file).name == row.file
-    assert Path(row.file).suffix in (".pth", ".safetensors")
+    assert Path(row.file).suffix in (".pth", ".safetensors") or row.name == "niqe"
 
 
 @pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.name)
@@ -106,7 +106,7 @@ def test_the_catalogue_agrees_with_the_published_registry(shared: Path) -> None:
 def test_features_come_last_and_are_named_by_their_hash() -> None:
     assert [row.name for row in FEATURES] == [
         *("vgg19", "alexnet", "vgg16", "squeezenet1_1"),
-        *("lpips-alex", "lpips-vgg", "lpips-squeeze"),
+        *("lpips-alex", "lpips-vgg", "lpips-squeeze", "niqe"),
     ]
     assert list(ROWS[-len(FEATURES) :]) == FEATURES
     # torch.hub's convention: it checks downloads by it.

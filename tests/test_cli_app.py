@@ -50,7 +50,7 @@ def invoke(*arguments: str) -> Any:
 def test_all_commands_are_there() -> None:
     assert {path for path in command_paths() if len(path) == 1} == {
         *(("upscale",), ("models",), ("bench",), ("train",), ("devices",), ("info",)),
-        ("compare",),
+        *(("compare",), ("export",)),
     }
 
 
@@ -119,7 +119,7 @@ def test_the_console_script_is_main() -> None:
         (["upscael"], "upscael"),
         (["upscale", "a.png", "-s", "four"], "--scale"),
         (["upscale", "a.png", "--precision", "fp8"], "fp8"),
-        (["bench"], "Missing argument"),
+        (["bench"], "name a folder of pictures"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], words: str) -> None:

@@ -161,7 +161,7 @@ def test_what_this_machine_has() -> None:
         assert info.free_bytes > 0
         assert info.precision in devices.PRECISIONS
     assert devices.free_bytes(CPU) > 10 * 2**20
-    assert "threads" in devices.describe(CPU)
+    assert "thread" in devices.describe(CPU)
 
 
 # -- main memory -----------------------------------------------------------------------------------

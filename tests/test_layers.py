@@ -7,7 +7,8 @@ A module imports only from rows above its own:
      1  palettes  pages
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
      3  decoders  encoders  key_layouts  engines  tensor_values
-     4  sequences  pictures  checkpoints  engines.torch  engines.ensemble
+     4  sequences  pictures  checkpoints  engines.torch  engines.ensemble  engines.openvino
+     4  engines.choice
      5  weights  tiled  provenance  animations  headers
      6  enlarging
      7  upscaler

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
+import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,6 +14,15 @@ import torch
 
 from waifu4x import memory
 from waifu4x.errors import DeviceError, UsageError
+
+Engine = Literal["auto", "torch", "openvino"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+
+ENGINE_VARIABLE = "WAIFU4X_ENGINE"
+"""The environment variable that says which engine ``auto`` is."""
+
+# OpenVINO's own words, and those of the library below it.
+_OPENVINO_FULL = ("Failed to allocate", "can't alloc")
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -86,6 +97,25 @@ def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
     return _DTYPES[wish]
 
 
+def wished_engine(engine: str = "auto") -> str:
+    """`engine`, or for ``auto`` what the environment says.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+    wish, where = engine, "engine"
+    if engine == "auto" and os.environ.get(ENGINE_VARIABLE):
+        wish, where = os.environ[ENGINE_VARIABLE], f"{ENGINE_VARIABLE}:"
+    if wish not in ENGINES:
+        raise UsageError(f"no {where} {wish!r}: use {', '.join(ENGINES)}")
+    return wish
+
+
+def has_openvino() -> bool:
+    """Whether the package OpenVINO is installed; it is not imported."""
+    return importlib.util.find_spec("openvino") is not None
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Run convolutions in `dtype`; nothing at all for float32."""
     if dtype == torch.float32:
@@ -103,7 +133,7 @@ def true_fp32(device: torch.device) -> AbstractContextManager[object]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device's memory is full: exactly the three that torch raises."""
+    """Whether `error` says that a device's memory is full, as torch and OpenVINO say it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     message = str(error)
@@ -111,6 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         "DefaultCPUAllocator: can't allocate memory" in message
         or "DefaultCPUAllocator: not enough memory" in message
         or "MPS backend out of memory" in message
+        or ("intel_cpu" in message and any(says in message for says in _OPENVINO_FULL))
     )
 
 
@@ -144,10 +175,18 @@ class DeviceInfo:
     description: str
     free_bytes: int
     precision: str
+    engine: str
+    """What ``auto`` tries first there; a network that it cannot run is torch's."""
 
 
 def available() -> list[DeviceInfo]:
-    """Every device of this machine, the one that ``auto`` picks first."""
+    """Every device of this machine, the one that ``auto`` picks first.
+
+    Raises:
+        UsageError: the environment names an engine that there is not.
+    """
+    wish = wished_engine()
+    on_cpu = "openvino" if wish == "openvino" or (wish == "auto" and has_openvino()) else "torch"
     found = [torch.device("cpu")]
     if torch.backends.mps.is_available():
         found.insert(0, torch.device("mps"))
@@ -159,6 +198,7 @@ def available() -> list[DeviceInfo]:
             description=describe(device),
             free_bytes=free_bytes(device),
             precision=precision_name(pick_dtype("auto", device)),
+            engine=on_cpu if device.type == "cpu" else "torch",
         )
         for device in found
     ]

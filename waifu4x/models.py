@@ -17,6 +17,7 @@ def open_upscaler(
     *,
     device: str = "auto",
     precision: str = "auto",
+    engine: str = "auto",
     tile_px: int | None = None,
     tta: bool = False,
     options: Options | None = None,
@@ -29,6 +30,7 @@ def open_upscaler(
         model: a name, an alias, or the path of a ``.safetensors`` or ``.pth`` file.
         device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
         precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        engine: ``auto``, ``torch`` or ``openvino``; see `engines.choice.open_engine`.
         tile_px: the side of a tile, never changed; by default what memory allows.
         tta: average over the eight flips and turns of the picture.
         offline: never download.
@@ -46,10 +48,10 @@ def open_upscaler(
         )
     if kind == "resample":
         kernel = cast(Kernel, weights.find(str(model)).name)
-        if (device, precision, tile_px, tta) != ("auto", "auto", None, False):
+        if (device, precision, engine, tile_px, tta) != ("auto", "auto", "auto", None, False):
             raise UsageError(
-                f"{kernel} is no network: --device, -g, --precision, --tile and --tta have nothing "
-                f"to act on"
+                f"{kernel} is no network: --device, -g, --precision, --engine, --tile and --tta "
+                f"have nothing to act on"
             )
         return Upscaler(model=kernel, options=chosen)
     found = weights.resolve(model, offline=offline, on_progress=on_download)
@@ -59,7 +61,15 @@ def open_upscaler(
 
     licence = found.row.licence if found.row else None
     loaded = checkpoints.load(found.path, name=found.name, licence=licence)
-    runner = TiledRunner(loaded, device=device, precision=precision, tile_px=tile_px, tta=tta)
+    runner = TiledRunner(
+        loaded,
+        device=device,
+        precision=precision,
+        engine=engine,
+        engines_folder=weights.downloads_folder().with_name("engines"),
+        tile_px=tile_px,
+        tta=tta,
+    )
     return Upscaler(model=loaded, runner=runner, options=chosen)
 
 

@@ -15,6 +15,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ import torch
 from waifu4x import devices, tiling
 from waifu4x.canvas import Canvas
 from waifu4x.checkpoints import Model
-from waifu4x.engines import Engine, FloatArray
+from waifu4x.engines import Engine, FloatArray, choice
 from waifu4x.engines.ensemble import EightfoldEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import NumericsError, OutOfMemoryError, UsageError
@@ -66,17 +67,28 @@ class TiledRunner:
         *,
         device: str = "auto",
         precision: str = "auto",
+        engine: str = "torch",
+        engines_folder: Path | None = None,
         tile_px: int | None = None,
         tta: bool = False,
     ) -> None:
+        """`engine` is one of `devices.ENGINES`; what OpenVINO converts is kept in `engines_folder`.
+
+        Raises:
+            UsageError, DeviceError: choices that make no sense, or cannot be met here.
+        """
         if tile_px is not None and tile_px < SMALLEST_CHOICE_PX:
             raise UsageError(f"a tile must be at least {SMALLEST_CHOICE_PX} px, not {tile_px}")
-        self.device = devices.pick(device)
+        wish = devices.wished_engine(engine)
+        self.device = choice.pick_device(wish, device)
         self._model = model
-        self._network = TorchEngine(
+        self._network, note = choice.open_engine(
             model.network,
+            engine=wish,
             device=self.device,
-            dtype=devices.pick_dtype(precision, self.device),
+            precision=precision,
+            sha256=model.sha256,
+            folder=engines_folder,
         )
         self._engine: Engine = EightfoldEngine(self._network) if tta else self._network
         self._tta = tta
@@ -86,7 +98,14 @@ class TiledRunner:
         self._batch_limit = _MAX_BATCH[self.device.type]
         self._rates: dict[bool, float] = {}
         self.halo_px = min(model.receptive_radius_px, MAX_HALO_PX)
+        # Said with the first picture, and not with every one of a folder.
+        self._unsaid = [note] if note else []
         self.forget()
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that was picked."""
+        return self._engine.name
 
     @property
     def precision(self) -> str:
@@ -94,7 +113,7 @@ class TiledRunner:
 
     def forget(self) -> None:
         """Begin a new picture's facts; the tile size that memory allowed is kept."""
-        self.notes: list[str] = []
+        self.notes: list[str] = [*self._unsaid]
         self.spent_s = 0.0
         self.last_tile_px: int | None = None
         self.last_waste = 1.0
@@ -274,6 +293,7 @@ class TiledRunner:
         scale = self._engine.scale
         self.last_tile_px = grid.core_px
         self.last_waste = grid.waste
+        self._unsaid.clear()
         done = 0
         pairs = itertools.product(range(len(images)), grid)
         for batch in _batches(pairs, batch_size):

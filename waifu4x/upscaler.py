@@ -70,6 +70,8 @@ class Facts:
     network_s: float
     notes: tuple[str, ...]
     """What was decided on the way (smaller tiles, fp32 for one tile), one sentence each."""
+    engine: str = "numpy"
+    """What ran the network: torch or openvino; numpy only resampled."""
 
 
 @dataclass(kw_only=True)
@@ -300,6 +302,7 @@ class Upscaler:
             precision=runner.precision,
             network_s=runner.spent_s,
             notes=tuple(runner.notes) if factors else (_SHRUNK,),
+            engine=runner.engine if factors else "numpy",
         )
 
 

@@ -52,6 +52,7 @@ class Request:
     check_space: bool = True
     tile_px: int | None = None
     precision: str = "auto"
+    engine: str = "auto"
     tta: bool = False
 
     def settings_key(self, upscaler: Upscaler) -> str:
@@ -70,6 +71,8 @@ class Request:
             "tile_px": self.tile_px,
             "precision": self.precision,
             "tta": self.tta,
+            # Left out by default: folders were done before there was a choice.
+            **({} if self.engine == "auto" else {"engine": self.engine}),
         }
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

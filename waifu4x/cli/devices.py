@@ -24,5 +24,6 @@ def devices(
         else:
             free_gib = info.free_bytes / 2**30
             typer.echo(
-                f"{info.name:<8} {info.precision}  {free_gib:6.1f} GiB free  {info.description}"
+                f"{info.name:<8} {info.precision}  {info.engine:<8}  {free_gib:6.1f} GiB free  "
+                f"{info.description}"
             )

@@ -209,6 +209,13 @@ def upscale(
         Literal["auto", "fp32", "fp16", "bf16"],
         typer.Option(help="Of the convolutions.", rich_help_panel=_SPEED),
     ] = "auto",
+    engine: Annotated[
+        Literal["auto", "torch", "openvino"],
+        typer.Option(
+            help="What runs the network; auto is OpenVINO on CPUs that have it.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = "auto",
     offline: Annotated[
         bool, typer.Option("--offline", help="Never download a model.", rich_help_panel=_SPEED)
     ] = False,
@@ -282,6 +289,7 @@ def upscale(
         check_space=not no_space_check,
         tile_px=tile or None,
         precision=precision,
+        engine=engine,
         tta=tta,
     )
     start = upscale_run.Start(

@@ -68,6 +68,7 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
             start.model,
             device=start.device,
             precision=request.precision,
+            engine=request.engine,
             tile_px=request.tile_px,
             tta=request.tta,
             options=request.options,
@@ -241,6 +242,7 @@ class _Session:
                 "model": outcome.facts.model,
                 "device": outcome.facts.device,
                 "precision": outcome.facts.precision,
+                "engine": outcome.facts.engine,
                 "tile": outcome.facts.tile_px,
                 "waste": round(outcome.facts.waste, 3),
             }
@@ -313,7 +315,8 @@ def _in_words(job: Job, costs: dict[str, Any]) -> str:
 
 def _made_in_words(facts: Facts) -> str:
     tiles = "untiled" if facts.tile_px is None else f"tiles of up to {facts.tile_px} px"
-    return f"{facts.model} on {facts.device} in {facts.precision}, {tiles}, waste {facts.waste:.2f}"
+    how = f"on {facts.device} in {facts.precision} by {facts.engine}"
+    return f"{facts.model} {how}, {tiles}, waste {facts.waste:.2f}"
 
 
 def _split_in_words(split: Split) -> str:

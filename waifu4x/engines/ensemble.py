@@ -16,6 +16,7 @@ class EightfoldEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.name = engine.name
         self.scale = engine.scale
         self.channels = engine.channels
         self.precision = engine.precision

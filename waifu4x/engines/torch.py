@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from waifu4x import devices
-from waifu4x.engines import FloatArray
+from waifu4x.engines import FloatArray, in_order
 
 # Residual and dense networks keep earlier activations alive beside the layer that is computed, and
 # oneDNN and cuDNN take workspace.
@@ -21,6 +20,8 @@ class TorchEngine:
 
     The input, the output, the weights and the network's last residual add stay in float32.
     """
+
+    name = "torch"
 
     def __init__(self, network: nn.Module, *, device: torch.device, dtype: torch.dtype) -> None:
         config: Any = network.config
@@ -35,22 +36,25 @@ class TorchEngine:
     @torch.inference_mode()
     def run(self, batch: FloatArray) -> FloatArray:
         """See `Engine.run`."""
-        x = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device).permute(0, 3, 1, 2)
+        x = torch.from_numpy(in_order(batch)).to(self.device).permute(0, 3, 1, 2)
         with devices.autocast(self.device, self._dtype), devices.true_fp32(self.device):
             y: torch.Tensor = self._network(x)
         return y.permute(0, 2, 3, 1).float().cpu().contiguous().numpy()
 
     def bytes_per_px(self) -> float:
-        """Device memory that one input pixel takes at the peak of a pass, estimated."""
+        """See `NetworkEngine.bytes_per_px`."""
         if self._bytes_per_px is None:
             size_bytes = torch.finfo(self._dtype).bits // 8
-            peak = _peak_values_per_px(self._network, self.device)
+            peak = peak_values_per_px(self._network, self.device)
             self._bytes_per_px = _ACTIVATION_MARGIN * size_bytes * peak
         return self._bytes_per_px
 
 
-def _peak_values_per_px(network: nn.Module, device: torch.device) -> float:
-    """The largest input plus output of any layer, per input pixel, seen in one tiny pass."""
+def peak_values_per_px(network: nn.Module, device: torch.device) -> float:
+    """The largest input plus output of any layer, per input pixel, seen in one tiny pass.
+
+    `device` is where the network lies.
+    """
     config: Any = network.config
     side_px = 8 * config.size_multiple
     peak = 0
