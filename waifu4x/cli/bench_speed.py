@@ -16,6 +16,7 @@ from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
 from waifu4x.cli import console
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.bench_run import Wish
+from waifu4x.devices import has_openvino
 from waifu4x.errors import UsageError
 from waifu4x.models import open_upscaler
 
@@ -57,7 +58,13 @@ def _show(report: SpeedReport, wish: Wish) -> None:
         console.stdout.print(line, soft_wrap=True)
     if wish.quiet:
         return
-    for note in report.notes:
+    notes = report.notes
+    if report.threads is not None and report.device == "cpu" and has_openvino():
+        notes = (
+            *notes,
+            "this is the speed of PyTorch; OpenVINO, which is installed, is taken first",
+        )
+    for note in notes:
         console.say(f"note: {note}")
 
 
