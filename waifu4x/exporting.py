@@ -12,7 +12,6 @@ import io
 import json
 import re
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from torch import nn
 
 from waifu4x import checkpoints
 from waifu4x.checkpoints import Model
-from waifu4x.engines import FloatArray
+from waifu4x.engines import FloatArray, openvino_quietly
 from waifu4x.errors import UsageError, WeightsError
 from waifu4x.files import atomic_path
 from waifu4x.tensor_files import printable
@@ -46,7 +45,6 @@ HALF_BOUND = 8e-3
 _SHAPES = ((1, 37, 23), (2, 19, 41))
 # The first with everything that is used here; later ones would shut out older runtimes.
 _OPSET = 18
-_REPORTER = "openvino_telemetry"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,17 +223,7 @@ def _move(made: tuple[Path, ...], files: tuple[Path, ...]) -> None:
 
 
 def _import(name: str) -> Any:
-    """The module; of openvino without its reporter.
-
-    Importing openvino sends a line to Google Analytics, unasked, unless that package is missing.
-    """
-    if name != "openvino" or name in sys.modules:
-        return importlib.import_module(name)
-    sys.modules[_REPORTER] = None  # pyright: ignore[reportArgumentType]
-    try:
-        return importlib.import_module(name)
-    finally:
-        del sys.modules[_REPORTER]
+    return openvino_quietly.load() if name == "openvino" else importlib.import_module(name)
 
 
 @contextmanager
