@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 from rich.cells import cell_len
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from waifu4x import pictures
@@ -237,12 +237,5 @@ class _Bar:
 
 @contextmanager
 def _bar(quiet: bool) -> Iterator[_Bar]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    disable = quiet or not console.stderr.is_terminal
-    with Progress(*columns, console=console.stderr, transient=True, disable=disable) as shown:
+    with console.progress_bar(quiet=quiet, with_time_left=True) as shown:
         yield _Bar(shown)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from waifu4x.bench import speed
@@ -121,9 +120,7 @@ def _agreement(db: float) -> str:
 
 @contextmanager
 def _bar(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    disable = quiet or not console.stderr.is_terminal
-    with Progress(*columns, console=console.stderr, transient=True, disable=disable) as shown:
+    with console.progress_bar(quiet=quiet) as shown:
         task = shown.add_task("", total=1.0)
 
         def doing(text: str, share: float) -> None:

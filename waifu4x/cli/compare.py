@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from waifu4x.cli import console
@@ -363,7 +363,5 @@ class _Bar:
 
 @contextmanager
 def _bar(quiet: bool) -> Iterator[_Bar]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    disable = quiet or not console.stderr.is_terminal
-    with Progress(*columns, console=console.stderr, transient=True, disable=disable) as shown:
+    with console.progress_bar(quiet=quiet) as shown:
         yield _Bar(shown)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _ENDLESS = 10_000
 
@@ -39,6 +46,23 @@ def show(table: Table) -> None:
         file=stdout.file, width=max(width_of(table), stdout.width), highlight=False, emoji=False
     )
     wide.print(table)
+
+
+@contextmanager
+def progress_bar(*, quiet: bool, with_time_left: bool = False) -> Iterator[Progress]:
+    """The one bar of a command, on stderr and gone afterwards; on a terminal only."""
+    from rich import progress  # not before: --help has no bar
+
+    columns: list[progress.ProgressColumn] = [
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+    ]
+    if with_time_left:
+        columns.append(progress.TimeRemainingColumn())
+    disable = quiet or not stderr.is_terminal
+    with progress.Progress(*columns, console=stderr, transient=True, disable=disable) as shown:
+        yield shown
 
 
 def printable(text: str) -> str:

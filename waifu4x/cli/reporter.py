@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from waifu4x.cli import console
@@ -34,16 +34,9 @@ class Reporter:
     @contextmanager
     def job(self) -> Iterator[None]:
         """One bar for the whole job; none when stderr is no terminal."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        disable = self.quiet or not stderr.is_terminal
         with (
             self._opened_report(),
-            Progress(*columns, console=stderr, transient=True, disable=disable) as progress,
+            console.progress_bar(quiet=self.quiet, with_time_left=True) as progress,
         ):
             self._progress = progress
             self._task = progress.add_task("", total=None)
