@@ -87,7 +87,7 @@ def srresnet(scale: int) -> Model:
 def check_tiled_is_whole(height: int, width: int, tile_px: int, scale: int) -> None:
     model, image = srresnet(scale), noise(height, width)
     tiled = runner_of(model, tile_px=tile_px)
-    assert tiled.halo_px == model.receptive_radius_px
+    assert tiled._sizes.halo_px == model.receptive_radius_px
     assert np.abs(tiled.run(image) - runner_of(model).run(image)).max() <= 1e-5
 
 
@@ -381,7 +381,7 @@ def sides(network: FakeNetwork) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-@pytest.mark.parametrize(("limit_px", "seen"), [(149, [150, 86]), (80, [150, 86, 60])])
+@pytest.mark.parametrize(("limit_px", "seen"), [(149, [300, 120]), (80, [300, 120, 60])])
 def test_the_command_line_goes_on_with_smaller_tiles_and_says_so(
     place: Path, kind: str, limit_px: int, seen: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import devices, tiled
+from waifu4x import devices, tile_sizes
 from waifu4x.canvas import Canvas, to_unit
 from waifu4x.checkpoints import Model, load
 from waifu4x.errors import NumericsError, OutOfMemoryError, UsageError
@@ -29,7 +29,8 @@ from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.networks.srresnet import SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSRConfig
-from waifu4x.tiled import MAX_HALO_PX, MIN_TILE_PX, TiledRunner
+from waifu4x.tile_sizes import MIN_TILE_PX
+from waifu4x.tiled import MAX_HALO_PX, TiledRunner
 
 WHOLE_PX = 4096
 
@@ -71,7 +72,7 @@ def run(
 ) -> npt.NDArray[np.float32]:
     runner = TiledRunner(model, device="cpu", precision=precision, tile_px=tile_px, tta=tta)
     if halo_px is not None:
-        runner.halo_px = halo_px
+        runner._sizes.halo_px = halo_px
     return runner.run(image)
 
 
@@ -282,7 +283,7 @@ def test_a_tile_below_sixteen_is_refused() -> None:
 def test_several_tiles_at_once_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image, model = noise(50, 64, 3), model_of(CONFIGS[8])
     one_by_one = run(model, image, tile_px=16)
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 5)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 5)
     assert largest_difference(run(model, image, tile_px=16), one_by_one) <= 1e-5
     network, model = fake()
     run(model, image, tile_px=16)
@@ -296,7 +297,7 @@ def test_several_pictures_give_what_each_gives_alone(
     model = model_of(config)
     images = [noise(37, 50, config.channels_in, seed=k) for k in range(4)]
     alone = [run(model, image, tile_px=20) for image in images]
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 5)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 5)
     runner = TiledRunner(model, device="cpu", precision="fp32", tile_px=20)
     together = runner.run_all(images)
     assert len(together) == 4
@@ -335,7 +336,7 @@ def test_tiles_shrink_with_the_memory_that_is_free(monkeypatch: pytest.MonkeyPat
         grid = runner.plan(2000, 2000)
         tiles.append(max(span.core_stop - span.core_start for span in grid.rows))
     assert tiles == sorted(tiles, reverse=True)
-    assert tiles[0] == 182  # 2000 px in tiles of at most 192
+    assert tiles[0] == 334  # 2000 px in tiles of at most 384
     assert tiles[0] > tiles[1] > tiles[2]
     assert tiles[2] <= MIN_TILE_PX
 
@@ -374,7 +375,8 @@ def sides(network: FakeNetwork) -> list[int]:
 @pytest.mark.parametrize("kind", OUT_OF_MEMORY)
 @pytest.mark.parametrize(
     ("limit_px", "seen"),
-    [(1000, [150]), (149, [150, 86]), (80, [150, 86, 60])],
+    # Of at most 512, 128 (half of 300, and less) and 64 px.
+    [(1000, [300]), (149, [300, 120]), (80, [300, 120, 60])],
 )
 def test_an_automatic_tile_is_halved_until_it_fits(
     kind: str, limit_px: int, seen: list[int]
@@ -402,7 +404,7 @@ def test_not_even_the_smallest_tile_fits() -> None:
     runner = TiledRunner(model, device="cpu", precision="fp32")
     with pytest.raises(OutOfMemoryError, match="not enough memory even for tiles of 60 px"):
         runner.run(noise(600, 300, 3))
-    assert sides(network) == [150, 86, 60]
+    assert sides(network) == [300, 120, 60]
 
 
 def test_a_tile_that_was_asked_for_is_never_changed() -> None:
@@ -425,14 +427,14 @@ def test_tiles_come_one_by_one_before_they_become_smaller(
         if x.shape[0] * x.shape[2] * x.shape[3] > 100 * 100:
             raise OUT_OF_MEMORY["cuda"]
 
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 16)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 16)
     network, model = fake(meddle)
     runner = TiledRunner(model, device="cpu", precision="fp32", tile_px=tile_px)
     image = noise(400, 400, 3)
     np.testing.assert_array_equal(runner.run(image)[::2, ::2], image)
     seen = list(dict.fromkeys(size for size in network.sizes if size[1] > 8))
     if tile_px is None:
-        assert seen == [(9, 134, 134), (1, 134, 134), (1, 80, 80)]
+        assert seen == [(4, 200, 200), (1, 200, 200), (1, 80, 80)]
     else:
         assert seen == [(16, 100, 100), (1, 100, 100)]
         assert runner.notes == []
@@ -556,7 +558,7 @@ def test_of_a_batch_only_the_spoiled_tiles_are_computed_again(
         return spoiled
 
     monkeypatch.setattr(devices, "has_fast_bf16", lambda device: True)
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 4)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 4)
     network, model = fake(meddle)
     image = half_bright() * np.float32(0.95)
     result = TiledRunner(model, device="cpu", tile_px=32).run(image)[::2, ::2]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import color, devices, memory, pictures, tiled
+from waifu4x import color, devices, memory, pictures, tile_sizes
 from waifu4x.canvas import from_unit, to_unit
 from waifu4x.checkpoints import Model, save
 from waifu4x.errors import (
@@ -640,12 +640,12 @@ def test_progress_does_not_go_back_when_tiles_become_smaller() -> None:
 
     _, model = fake(full_once, scale=2)
     shares: list[float] = []
-    picture = Picture(pixels=noise(1100, 100))
+    picture = Picture(pixels=noise(4000, 100))  # in four tiles
     result, facts = upscaler_of(model, tile_px=None).upscale(
         picture, Target(scale=2), on_progress=shares.append
     )
     np.testing.assert_array_equal(result.pixels, enlarged(picture.pixels, 2))
-    assert facts.notes == ("cpu ran out of memory: tiles of 96 px from now on",)
+    assert facts.notes == ("cpu ran out of memory: tiles of 384 px from now on",)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -737,7 +737,7 @@ def test_frames_together_are_what_they_are_one_by_one(
 
     frames = frames_of(21, 34, **facts)
     alone = [upscaler().upscale(frame, Target(scale=scale))[0] for frame in frames]
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 7)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 7)
     together, _ = upscaler().upscale_all(frames, Target(scale=scale))
     assert len(together) == FRAMES
     # What only copies pixels must be exact; sums of another order may round the other way.
@@ -747,7 +747,7 @@ def test_frames_together_are_what_they_are_one_by_one(
 
 
 def test_tiles_of_different_frames_share_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 4)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 4)
     network, model = fake(scale=2)
     shares: list[float] = []
     _, facts = upscaler_of(model, tile_px=16).upscale_all(
@@ -771,7 +771,7 @@ def test_frames_begin_again_together_when_the_memory_is_full(
         if x.shape[0] * x.shape[2] * x.shape[3] > 100 * 100:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 16)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 16)
     network, model = fake(meddle, scale=2)
     frames = frames_of(120, 120)
     results, facts = upscaler_of(model, tile_px=None).upscale_all(frames, Target(scale=2))
@@ -779,7 +779,7 @@ def test_frames_begin_again_together_when_the_memory_is_full(
         np.testing.assert_array_equal(result.pixels, enlarged(frame.pixels, 2))
     tried = list(dict.fromkeys(size for size in network.sizes if size[1] > 8))
     assert tried == [(5, 120, 120), (1, 120, 120), (1, 60, 60)]
-    assert facts.notes == ("cpu ran out of memory: tiles of 96 px from now on",)
+    assert facts.notes == ("cpu ran out of memory: tiles of 64 px from now on",)
 
 
 @pytest.mark.parametrize(
@@ -802,7 +802,7 @@ def test_pictures_of_one_call_must_be_alike(other: Picture | None) -> None:
 def test_how_many_frames_fill_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     frame, target = Picture(pixels=noise(40, 60)), Target(scale=2)
     assert upscaler_of(fake()[1]).frames_at_once(frame, target) == 1
-    monkeypatch.setitem(tiled._MAX_BATCH, "cpu", 16)
+    monkeypatch.setitem(tile_sizes._MAX_BATCH, "cpu", 16)
     upscaler = upscaler_of(fake()[1], tile_px=32)  # four tiles
     assert upscaler.frames_at_once(frame, target) == 4
     assert upscaler.frames_at_once(Picture(pixels=noise(32, 32)), target) == 16
@@ -831,25 +831,28 @@ def test_the_time_is_estimated_from_at_most_two_windows(monkeypatch: pytest.Monk
             now += 3.0 + 0.001 * x.shape[2] * x.shape[3]
             calls.append(x.shape[2])
 
-    monkeypatch.setattr(tiled.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(tile_sizes.time, "perf_counter", lambda: now)
+    # Pixels cost the same in every window, so the largest tiles are the best.
+    monkeypatch.setattr(tile_sizes, "_CPU_CURVE", {256: 1.0})
+    monkeypatch.setattr(tile_sizes, "TILES_PX", (64, 192))
     upscaler = upscaler_of(fake(work, scale=2, receptive_radius_px=8)[1], tile_px=None)
     full_px = 192 + 2 * 8
 
     def seconds(header: Header, scale: float = 2.0) -> float:
         return upscaler.estimate_s(header, Target(scale=scale))
 
-    # 4 × 4 tiles of the full size, exactly.
-    assert seconds(sized(768, 768)) == pytest.approx(16 * (3.0 + 0.001 * full_px**2))
-    assert calls == [full_px, full_px]
+    small_rate, full_rate = 3.0 / 64**2 + 0.001, 3.0 / 256**2 + 0.001
+    # 4 × 4 tiles of the full size.
+    assert seconds(sized(768, 768)) == pytest.approx(16 * full_px**2 * full_rate)
+    assert calls == [256, 256]
     assert seconds(sized(64, 64)) == pytest.approx(3.0 + 0.001 * 64**2)
-    assert calls == [full_px, full_px, 64, 64]
+    assert calls == [256, 256, 64, 64]
     # All others are estimates, and nothing is timed for them.
-    small_rate, full_rate = 3.0 / 64**2 + 0.001, 3.0 / full_px**2 + 0.001
     assert seconds(sized(100, 32)) == pytest.approx(3200 * small_rate)
     assert seconds(sized(150, 180)) == pytest.approx(27000 * full_rate)
     assert seconds(sized(64, 64, has_alpha=True)) == pytest.approx(2 * 4096 * small_rate)
     # A second pass sees four times the pixels.
-    assert seconds(sized(64, 64), 4.0) == pytest.approx(4096 * small_rate + 16384 * full_rate)
+    assert seconds(sized(72, 64), 4.0) == pytest.approx(4608 * small_rate + 18432 * full_rate)
     assert seconds(sized(64, 64), 0.5) == 0.0
     assert len(calls) == 4
     assert Upscaler(model="bicubic").estimate_s(sized(64, 64), Target(scale=2)) == 0.0
@@ -876,7 +879,7 @@ def test_timing_in_a_full_memory_takes_a_smaller_window(limit_px: int) -> None:
     upscaler = upscaler_of(fake(meddle, scale=2)[1], tile_px=None)
     if limit_px >= 64:
         assert upscaler.estimate_s(sized(900, 900), Target(scale=2)) > 0.0
-        assert list(dict.fromkeys(side for side in seen if side > 8)) == [192, 96]
+        assert list(dict.fromkeys(side for side in seen if side > 8)) == [256, 128, 64]
     else:
         with pytest.raises(OutOfMemoryError, match="not enough memory even for 64 px"):
             upscaler.estimate_s(sized(900, 900), Target(scale=2))

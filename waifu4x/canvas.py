@@ -23,9 +23,15 @@ class Canvas:
         integer = self.values.dtype.kind == "u"
         self._full = np.float32(np.iinfo(self.values.dtype).max) if integer else None
 
-    def put(self, place: tuple[slice, slice], values: FloatArray) -> None:
-        """Write `values` (h, w, C) float at `place`; RGB becomes gray where the canvas is gray."""
+    def put(self, place: tuple[slice, slice], values: npt.NDArray) -> None:
+        """Write `values` (h, w, C) at `place`: floats, or integers of the canvas's own dtype.
+
+        RGB becomes gray where the canvas is gray; that takes floats.
+        """
         target = self.values[place]
+        if values.dtype == self.values.dtype and self._full is not None:
+            target[...] = values
+            return
         if target.shape[2] == 1 and values.shape[2] == 3:
             values = (values @ _GRAY_WEIGHTS)[..., None]
         clamped = np.clip(values, 0.0, 1.0)

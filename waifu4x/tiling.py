@@ -92,7 +92,14 @@ class TileGrid:
         return shown_px / (self.rows[-1].core_stop * self.columns[-1].core_stop)
 
 
-def plan(size_px: tuple[int, int], *, tile_px: int, halo_px: int, multiple: int = 1) -> TileGrid:
+def plan(
+    size_px: tuple[int, int],
+    *,
+    tile_px: int,
+    halo_px: int,
+    multiple: int = 1,
+    rows_px: int | None = None,
+) -> TileGrid:
     """Cut a picture into tiles of about equal size.
 
     Args:
@@ -100,12 +107,16 @@ def plan(size_px: tuple[int, int], *, tile_px: int, halo_px: int, multiple: int 
         tile_px: the longest side a core may have.
         halo_px: how much more the network is shown on each side.
         multiple: windows begin and end at multiples of it (networks that unshuffle pixels).
+        rows_px: the most rows that a core may have; `tile_px` by default.
 
     Raises:
         ValueError: a size that is no multiple, or a tile that is smaller than one multiple.
     """
-    spans = [_spans(n, tile_px=tile_px, halo_px=halo_px, multiple=multiple) for n in size_px]
-    return TileGrid(rows=spans[0], columns=spans[1])
+    rows, columns = (
+        _spans(n, tile_px=most_px, halo_px=halo_px, multiple=multiple)
+        for n, most_px in zip(size_px, (rows_px or tile_px, tile_px), strict=True)
+    )
+    return TileGrid(rows=rows, columns=columns)
 
 
 def _spans(size_px: int, *, tile_px: int, halo_px: int, multiple: int) -> tuple[Span, ...]:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+
+
+class Results(NamedTuple):
+    """What a network made of one batch."""
+
+    values: npt.NDArray
+    """(N, s·h, s·w, C): float32, neither clamped nor rounded; or integers, as `Canvas.put` would
+    make them of that."""
+    finite: npt.NDArray[np.bool_]
+    """(N,): all numbers of that one were finite. Integers of one that were not mean nothing."""
 
 
 class Engine(Protocol):
@@ -27,6 +38,25 @@ class Engine(Protocol):
         Raises whatever the device raises when its memory is full (`devices.is_out_of_memory`).
         """
         ...
+
+    def stream(self, batches: Iterable[FloatArray], *, dtype: np.dtype) -> Iterator[Results]:
+        """What `run` gives for each of `batches`, in their order, each as it is asked for.
+
+        An engine may take batches ahead of what it has given. `dtype` is what the values will
+        become: float32, uint8 or uint16. An engine that can make integers itself gives those, else
+        it gives floats.
+        """
+        ...
+
+
+def one_by_one(
+    run: Callable[[FloatArray], FloatArray], batches: Iterable[FloatArray]
+) -> Iterator[Results]:
+    """`Engine.stream` for an engine that does one thing after the other."""
+    for batch in batches:
+        values = run(batch)
+        finite = np.isfinite(values).reshape(len(values), -1)
+        yield Results(values, np.asarray(finite.all(axis=1)))
 
 
 def in_order(batch: FloatArray) -> FloatArray:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 
-from waifu4x.engines import Engine, FloatArray
+from waifu4x.engines import Engine, FloatArray, Results, one_by_one
 
 
 class EightfoldEngine:
@@ -33,3 +35,7 @@ class EightfoldEngine:
                 total = result.copy() if total is None else total.__iadd__(result)
         assert total is not None  # the loops ran
         return total / np.float32(8.0)
+
+    def stream(self, batches: Iterable[FloatArray], *, dtype: np.dtype) -> Iterator[Results]:
+        """See `Engine.stream`; eight results are averaged, so they are floats."""
+        return one_by_one(self.run, batches)

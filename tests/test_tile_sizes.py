@@ -1,0 +1,169 @@
+"""Tiles are as large as pays, what memory allows, and the same the next time."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from waifu4x import devices, tile_sizes
+from waifu4x.engines import FloatArray, one_by_one
+from waifu4x.tile_sizes import TileSizes
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """An engine that takes time by a clock of its own, and no other."""
+
+    name = "clock"
+    scale = 4
+    channels = 3
+    precision = "bf16"
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, rates: dict[int, float]) -> None:
+        self.seen: list[int] = []
+        self._now_s = 0.0
+        self._rates = rates
+        monkeypatch.setattr(tile_sizes.time, "perf_counter", lambda: self._now_s)
+
+    def run(self, batch: FloatArray) -> FloatArray:
+        side_px = batch.shape[1]
+        self.seen.append(side_px)
+        self._now_s += self._rates[side_px] * side_px**2
+        return np.zeros((1, 1, 1, 3), dtype=np.float32)
+
+    def stream(self, batches, *, dtype: np.dtype):  # type: ignore[no-untyped-def]
+        return one_by_one(self.run, batches)
+
+    def bytes_per_px(self) -> float:
+        return 600.0
+
+
+def sizes_of(engine: Clock, folder: Path | None = None, **how: int | None) -> TileSizes:
+    return TileSizes(
+        engine,
+        device=CPU,
+        halo_px=18,  # the default model's
+        multiple=1,
+        wished_px=how.pop("wished_px", None),
+        name="0" * 64,
+        folder=folder,
+        **how,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "free_bytes", lambda device: 2**40)
+
+
+def test_large_pictures_are_shown_at_most_a_tenth_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = sizes_of(Clock(monkeypatch, {}))
+    rng = random.Random(0)
+    for _ in range(500):
+        area_px, aspect = rng.uniform(4e6, 60e6), math.exp(rng.uniform(-1.2, 1.2))
+        height = math.isqrt(int(area_px * aspect))
+        grid = sizes.plan(height, math.ceil(area_px / height))
+        assert grid.waste <= 1.10
+        # None is tiny: the others are at most a pixel larger.
+        for spans in (grid.rows, grid.columns):
+            cores = [span.core_stop - span.core_start for span in spans]
+            assert max(cores) - min(cores) <= 1
+
+
+def test_a_picture_of_a_megapixel_is_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(sizes_of(Clock(monkeypatch, {})).plan(1024, 1024)) == 1
+
+
+def test_of_tiles_that_are_as_fast_the_largest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = sizes_of(Clock(monkeypatch, {}))
+    # Without a halo only the curve counts: 1.05 is as fast as 1.0, 1.2 is not.
+    sizes.halo_px = 0
+    for costs, side_px in (({256: 1.0, 512: 1.05, 1024: 1.2}, 512), ({256: 1.0, 512: 1.5}, 256)):
+        monkeypatch.setattr(sizes, "_curve", costs)
+        assert sizes.plan(1536, 1536).core_px == side_px
+
+
+def test_memory_bounds_tiles_and_rows_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Clock(monkeypatch, {})
+    grid = sizes_of(engine, memory_bytes=600 * 500 * 500).plan(1900, 1900)
+    assert math.prod(grid.window_px) <= 500 * 500
+    wide = sizes_of(engine).plan(2000, 60_000)
+    rows = max(span.core_stop - span.core_start for span in wide.rows)
+    assert rows * 4 * 60_000 * 4 * 3 <= 2**29
+    # What was asked for is never changed.
+    assert sizes_of(engine, wished_px=1000).plan(2000, 60_000).core_px == 1000
+
+
+# -- calibration -----------------------------------------------------------------------------------
+
+RATES = {256: 1e-6, 512: 1.3e-6, 1024: 2e-6}
+
+
+def test_large_pictures_are_calibrated_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = Clock(monkeypatch, RATES)
+    sizes = sizes_of(engine, tmp_path / "engines")
+    sizes.plan(1900, 2000)
+    assert engine.seen == []
+    small = sizes.plan(2500, 2500)
+    # The first run of every size is not counted; 1024 px took longer than half a second.
+    assert engine.seen == [256, 256, 512, 512, 1024, 1024]
+    (kept,) = (tmp_path / "engines").iterdir()
+    assert json.loads(kept.read_bytes()) == pytest.approx({"256": 1.0, "512": 1.3, "1024": 2.0})
+    # By the curve that stands for all, tiles would be larger.
+    assert small.core_px < sizes_of(engine).plan(2500, 2500).core_px
+
+    engine.seen.clear()
+    assert sizes_of(engine, tmp_path / "engines").plan(2500, 2500) == small
+    assert engine.seen == []
+
+
+def test_a_slow_network_is_calibrated_no_longer_than_it_must(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = Clock(monkeypatch, {256: 1e-5})
+    sizes_of(engine, tmp_path).plan(2500, 2500)
+    assert engine.seen == [256, 256]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"x": 1}', b'{"256": "1"', b'{"256": -1}', b'{"256": NaN}']
+)
+def test_a_damaged_calibration_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    engine = Clock(monkeypatch, RATES)
+    first = sizes_of(engine, tmp_path).plan(2500, 2500)
+    (kept,) = tmp_path.iterdir()
+    good = kept.read_bytes()
+    kept.write_bytes(content)
+    assert sizes_of(engine, tmp_path).plan(2500, 2500) == first
+    assert kept.read_bytes() == good
+
+
+def test_what_cannot_be_kept_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else a picture might be cut in another way every time."""
+    engine = Clock(monkeypatch, RATES)
+    (tmp_path / "engines").write_bytes(b"a file where the folder should be")
+    plan = sizes_of(engine, tmp_path / "engines").plan(2500, 2500)
+    assert plan == sizes_of(engine).plan(2500, 2500)
+
+
+def test_calibrations_of_other_engines_are_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine = Clock(monkeypatch, RATES)
+    sizes_of(engine, tmp_path).plan(2500, 2500)
+    engine.precision = "fp32"
+    sizes_of(engine, tmp_path).plan(2500, 2500)
+    assert len(list(tmp_path.iterdir())) == 2

@@ -1,0 +1,275 @@
+"""How large tiles are: what is fastest, within what memory allows.
+
+A large tile shows the network less of its neighbours; a small one stays in a CPU's caches. Which
+counts for more depends on the network, the engine and the machine. Seconds per pixel were measured
+for three networks on one machine, and stand for all in pictures below 4 MP. For larger ones they
+are measured once, here, and kept: also so that a picture is cut alike the next time, because bf16
+results differ in their last bit from one tile size to another.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from waifu4x import devices, files, tiling
+from waifu4x.engines import NetworkEngine
+from waifu4x.errors import OutOfMemoryError
+from waifu4x.tiling import TileGrid
+
+# What memory may push a tile down to.
+MIN_TILE_PX = 64
+TILES_PX = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1280)
+"""The sides to choose from: in steps, so that what others take of the memory seldom changes how a
+picture is cut."""
+_MAX_TILE_PX = {"cpu": 1280, "xpu": 1024, "mps": 512, "cuda": 1024}
+# One by one on MPS: an array above 4 GiB there ends the process, and no error could be caught
+# (https://github.com/pytorch/pytorch/issues/143859).
+_MAX_BATCH = {"cpu": 1, "xpu": 1, "mps": 1, "cuda": 16}
+# Of the memory that is free now; the rest is for fragmentation and for others.
+_MEMORY_SHARE = 0.5
+# On a CPU tiles larger than this are no faster, and others need the memory, too.
+_MOST_TILE_BYTES = 3 * 2**29
+# A row of tiles lies in memory while it is put together, where a picture is streamed.
+_MOST_BAND_BYTES = 2**29
+# A tile that is so much slower than the best one is taken if it is larger: it shows less of the
+# picture twice, and differences below are noise.
+_AS_FAST = 1.1
+
+# Seconds per pixel by a square window's side, over those of the best one: the default model, on two
+# cores with AMX, in PyTorch; OpenVINO's are nearly the same. A GPU has no such caches.
+_CPU_CURVE = {128: 1.19, 192: 1.0, 256: 1.0, 384: 1.12, 512: 1.25, 768: 1.33, 1024: 1.37}
+_FLAT_CURVE = {128: 1.0}
+
+CALIBRATED_FROM_PX = 4_000_000
+"""Smaller pictures do not take long enough for a calibration to pay."""
+_CALIBRATED_PX = (256, 512, 1024)
+# A network that takes longer for a window computes so much that caches do not count.
+_LONGEST_WINDOW_S = 0.5
+_FORMAT = 1
+
+# The side of the window that is timed on behalf of small pictures.
+_SMALL_WINDOW_PX = 64
+# Runs of a few milliseconds differ by half from one to the next.
+_TIMED_AT_LEAST_S = 0.1
+
+
+class TileSizes:
+    """The sizes of one model's tiles on one device."""
+
+    def __init__(
+        self,
+        engine: NetworkEngine,
+        *,
+        device: torch.device,
+        halo_px: int,
+        multiple: int,
+        wished_px: int | None,
+        memory_bytes: int | None = None,
+        name: str = "",
+        folder: Path | None = None,
+    ) -> None:
+        """
+        Args:
+            halo_px, multiple: see `tiling.plan`.
+            wished_px: a side that is never changed; None for the best.
+            memory_bytes: what a tile, or a batch of them, may take of the device's memory at most.
+            name: of the weights, for calibrations: their sha256.
+            folder: where calibrations are kept; without it none is made.
+        """
+        self.halo_px = halo_px
+        self._engine = engine
+        self._device = device
+        self._multiple = multiple
+        self._wished_px = wished_px
+        self._memory_bytes = memory_bytes
+        self._limit_px = _MAX_TILE_PX[device.type]
+        self._batch_limit = _MAX_BATCH[device.type]
+        self._curve = _CPU_CURVE if device.type == "cpu" else _FLAT_CURVE
+        self._kept = _kept_at(folder, engine, device=device, name=name)
+        self._calibrated = self._kept is None or device.type != "cpu"
+        self._rates: dict[int, float] = {}
+
+    def plan(self, height_px: int, width_px: int) -> TileGrid:
+        """The tiles that a picture of this size (a multiple of the network's) is cut into."""
+        if self._wished_px is not None:
+            return self._cut((height_px, width_px), self._wished_px)
+        if height_px * width_px >= CALIBRATED_FROM_PX:
+            self._calibrate()
+        affordable_px = self._affordable_px()
+        fitting = [
+            grid
+            for tile_px in TILES_PX
+            if tile_px <= self._limit_px
+            if math.prod((grid := self._cut((height_px, width_px), tile_px)).window_px)
+            <= affordable_px
+        ]
+        grids = fitting or [self._cut((height_px, width_px), MIN_TILE_PX)]
+        costs = [self._cost(grid) for grid in grids]
+        return max(
+            (
+                grid
+                for grid, cost in zip(grids, costs, strict=True)
+                if cost <= min(costs) * _AS_FAST
+            ),
+            key=lambda grid: (grid.core_px, -len(grid)),
+        )
+
+    def batch_size(self, grid: TileGrid) -> int:
+        """How many tiles of `grid` the device takes at once, however many there are."""
+        affordable = int(self._affordable_px() // math.prod(grid.window_px))
+        return max(1, min(self._batch_limit, affordable))
+
+    def give_way(self, grid: TileGrid, *, batch_size: int) -> str | None:
+        """Take less memory after it was full for `batch_size` tiles of `grid` at once.
+
+        An explicit tile is never changed. Returns what was decided, None where nobody need know.
+
+        Raises:
+            OutOfMemoryError: less is not possible.
+        """
+        devices.release_memory(self._device)
+        if batch_size > 1:
+            # Else smaller tiles would come in larger batches and need the same memory again.
+            self._batch_limit = 1
+            return None
+        tile_px = grid.core_px
+        if self._wished_px is not None:
+            raise OutOfMemoryError(
+                f"{self._device} has not enough memory for tiles of {self._wished_px} px; "
+                f"choose a smaller one, or leave --tile out"
+            )
+        if tile_px <= MIN_TILE_PX:
+            raise OutOfMemoryError(
+                f"{self._device} has not enough memory even for tiles of {tile_px} px; "
+                f"try --device cpu or a smaller model"
+            )
+        half_px = max(MIN_TILE_PX, tile_px // 2)
+        self._limit_px = max(side_px for side_px in TILES_PX if side_px <= half_px)
+        return f"{self._device} ran out of memory: tiles of {self._limit_px} px from now on"
+
+    def estimate_s(self, grid: TileGrid) -> float:
+        """Seconds in the network for one picture cut like `grid`, from timing at most two windows.
+
+        The larger one stands, by the curve, for all that are larger and for those down to a size in
+        between; the small one for the rest. Each is timed once. Batches are not considered, so
+        small tiles on a GPU take less.
+        """
+        area_px = math.prod(grid.window_px)
+        side_px = _CALIBRATED_PX[0]
+        if area_px <= _SMALL_WINDOW_PX * side_px:
+            side_px = _SMALL_WINDOW_PX
+        if side_px not in self._rates:
+            self._rates[side_px] = self._seconds_per_px(side_px) / self._relative(side_px**2)
+        return len(grid) * area_px * self._rates[side_px] * self._relative(area_px)
+
+    def _cut(self, size_px: tuple[int, int], tile_px: int) -> TileGrid:
+        tile_px = max(tile_px, self._multiple)
+        columns_px = size_px[1] * self._engine.scale
+        row_bytes = columns_px * self._engine.scale * self._engine.channels
+        # An explicit tile is what it was asked to be.
+        rows_px = tile_px if self._wished_px else min(tile_px, _MOST_BAND_BYTES // row_bytes)
+        return tiling.plan(
+            size_px,
+            tile_px=tile_px,
+            halo_px=self.halo_px,
+            multiple=self._multiple,
+            rows_px=max(rows_px, self._multiple),
+        )
+
+    def _cost(self, grid: TileGrid) -> float:
+        """Of all tiles, in seconds or in any other unit."""
+        area_px = math.prod(grid.window_px)
+        return len(grid) * area_px * self._relative(area_px)
+
+    def _relative(self, area_px: int) -> float:
+        """What a pixel costs in a window of this area, by the curve: linear between its points."""
+        sides, costs = list(self._curve), list(self._curve.values())
+        return float(np.interp(math.sqrt(area_px), sides, costs))  # constant beyond its ends
+
+    def _affordable_px(self) -> float:
+        """How many input pixels the device can take at once."""
+        most_bytes = devices.free_bytes(self._device) * _MEMORY_SHARE
+        if self._device.type == "cpu":
+            most_bytes = min(most_bytes, _MOST_TILE_BYTES)
+        if self._memory_bytes is not None:
+            most_bytes = min(most_bytes, self._memory_bytes)
+        return most_bytes / self._engine.bytes_per_px()
+
+    def _calibrate(self) -> None:
+        """Learn what a pixel costs in larger windows, once in the life of a cache folder."""
+        if self._calibrated or self._kept is None:
+            return
+        self._calibrated = True
+        curve = _read_curve(self._kept)
+        if curve is None:
+            curve = self._measured_curve()
+            text = json.dumps({str(side): cost for side, cost in curve.items()})
+            try:
+                self._kept.parent.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(self._kept, text.encode())
+            except OSError:
+                return  # measured anew every time, a picture might be cut anew every time
+        self._curve = curve
+
+    def _measured_curve(self) -> dict[int, float]:
+        curve: dict[int, float] = {}
+        affordable_px = self._affordable_px()
+        for side_px in _CALIBRATED_PX:
+            if curve and side_px**2 > affordable_px:
+                break
+            cost = self._seconds_per_px(side_px, at_least_s=0.0)
+            curve[side_px] = cost
+            if cost * side_px**2 > _LONGEST_WINDOW_S:
+                break
+        best = min(curve.values())
+        return {side_px: round(cost / best, 3) for side_px, cost in curve.items()}
+
+    def _seconds_per_px(self, side_px: int, *, at_least_s: float = _TIMED_AT_LEAST_S) -> float:
+        """Of a square window, or of a smaller one where that does not fit into memory."""
+        while True:
+            side_px += -side_px % self._multiple
+            window = np.full((1, side_px, side_px, self._engine.channels), 0.5, dtype=np.float32)
+            try:
+                self._engine.run(window)  # the first and slower run is not counted
+                started, runs, spent_s = time.perf_counter(), 0, 0.0
+                while not runs or spent_s < at_least_s:
+                    self._engine.run(window)
+                    spent_s, runs = time.perf_counter() - started, runs + 1
+                return spent_s / runs / side_px**2
+            except (RuntimeError, MemoryError) as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+            devices.release_memory(self._device)
+            if side_px <= _SMALL_WINDOW_PX:
+                raise OutOfMemoryError(
+                    f"{self._device} has not enough memory even for {side_px} px; "
+                    f"try --device cpu or a smaller model"
+                )
+            side_px = max(_SMALL_WINDOW_PX, side_px // 2)
+
+
+def _kept_at(
+    folder: Path | None, engine: NetworkEngine, *, device: torch.device, name: str
+) -> Path | None:
+    """Where the calibration of this network on this device lies; its name is of all that counts."""
+    if folder is None or not name:
+        return None
+    facts = [_FORMAT, name, engine.name, engine.precision, str(device), devices.describe(device)]
+    return folder / f"tiles-{sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+
+
+def _read_curve(path: Path) -> dict[int, float] | None:
+    """What `_calibrate` wrote; None when there is nothing, or something else."""
+    try:
+        curve = {int(side): float(cost) for side, cost in json.loads(path.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    usable = 0 < len(curve) <= len(_CALIBRATED_PX) and sorted(curve) == list(curve)
+    return curve if usable and all(0 < c < math.inf for c in curve.values()) else None
