@@ -131,14 +131,16 @@ class _Waiting:
     @property
     def tensor(self) -> Tensor:
         """The convolution alone; it is computed once."""
-        if self._tensor is None:
-            # The plain one: with nothing to fuse it is the faster of the two.
-            padding, stride, dilation, groups = self._how
-            # By its full name it does not come back to the mode.
-            self._tensor = torch.ops.aten.conv2d.default(
-                *self._in_one_dtype(), stride, padding, dilation, groups
-            )
-        return self._tensor
+        if self._tensor is not None:
+            return self._tensor
+        # The plain one: with nothing to fuse it is the faster of the two. By its full name it does
+        # not come back to the mode.
+        padding, stride, dilation, groups = self._how
+        alone: Tensor = torch.ops.aten.conv2d.default(
+            *self._in_one_dtype(), stride, padding, dilation, groups
+        )
+        self._tensor = alone
+        return alone
 
     @property
     def is_computed(self) -> bool:
