@@ -269,3 +269,28 @@ def test_all_is_what_resolves_and_what_type_checkers_see() -> None:
         for alias in node.names
     }
     assert declared == waifu4x._HOMES
+
+
+def test_the_end_of_the_process_is_as_orderly_as_it_is_short() -> None:
+    """Threads are waited for, exit functions called, and all that was printed arrives."""
+    script = """
+import atexit, sys, threading, time
+from waifu4x.cli import app
+def late():
+    time.sleep(0.2)
+    print("thread")
+def work():
+    atexit.register(print, "exit function")
+    threading.Thread(target=late).start()
+    print("x" * 100_000)
+    print("said", file=sys.stderr)
+    raise SystemExit(3)
+app.app = work
+app.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 3
+    assert done.stdout.splitlines() == ["x" * 100_000, "thread", "exit function"]
+    assert done.stderr == "said\n"
