@@ -20,6 +20,7 @@ itself gets one.
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import re
@@ -27,7 +28,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
-from xml.sax.saxutils import escape
 
 from waifu4x import decoders, pictures
 from waifu4x.metadata import PROVENANCE_NAMESPACE
@@ -134,11 +134,16 @@ def _item(generation: Provenance) -> str:
         "Settings": json.dumps(settings, sort_keys=True, ensure_ascii=False) if settings else None,
     }
     inner = "".join(
-        f"<waifu4x:{name}>{escape(_clean(text), {chr(13): '&#13;'})}</waifu4x:{name}>"
+        f"<waifu4x:{name}>{_escaped(_clean(text))}</waifu4x:{name}>"
         for name, text in texts.items()
         if text is not None
     )
     return f'<rdf:li rdf:parseType="Resource">{inner}</rdf:li>'
+
+
+def _escaped(text: str) -> str:
+    # Not by xml.sax.saxutils, which imports http and ssl.
+    return html.escape(text, quote=False).replace("\r", "&#13;")
 
 
 def _clean(text: str) -> str:
