@@ -16,7 +16,7 @@ from toys import FakeConfig, FakeNetwork, as_model
 from waifu4x import checkpoints, devices, models
 from waifu4x.batch.request import Request
 from waifu4x.checkpoints import Model
-from waifu4x.engines import choice, in_order, openvino
+from waifu4x.engines import Opened, choice, in_order, openvino, openvino_compiled
 from waifu4x.engines.ensemble import EightfoldEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
@@ -39,7 +39,7 @@ def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name)
     )
-    openvino._runtime.cache_clear()
+    openvino_compiled.runtime.cache_clear()
 
 
 @pytest.fixture
@@ -134,12 +134,13 @@ def test_openvino_that_cannot_run_the_network_is_an_error_and_not_torch() -> Non
 @pytest.mark.usefixtures("unable_openvino")
 def test_torch_is_torch_and_auto_is_torch_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     network = toy().network
-    engine, note = choice.open_engine(network, engine="torch", device=CPU, precision="fp32")
+    engine, _, note = choice.open_engine(network, engine="torch", device="cpu", precision="fp32")
     assert (engine.name, note) == ("torch", "")
+    gpu = torch.device("mps")
+    monkeypatch.setattr(devices, "pick", lambda wish: gpu)
     monkeypatch.setattr(choice, "TorchEngine", lambda network, device, dtype: device)
-    gpu = torch.device("cuda", 0)
-    taken = choice.open_engine(network, engine="auto", device=gpu, precision="fp16")
-    assert taken == (gpu, "")
+    taken = choice.open_engine(network, engine="auto", device="mps", precision="fp16")
+    assert taken == (gpu, (gpu,), "")
 
 
 def test_a_filter_has_no_engine() -> None:
@@ -152,17 +153,18 @@ def test_the_library_takes_the_engine_that_is_named(
 ) -> None:
     given: dict[str, Any] = {}
 
-    def open_engine(network: torch.nn.Module, **how: Any) -> tuple[TorchEngine, str]:
+    def open_engine(network: torch.nn.Module, **how: Any) -> Opened:
         given.update(how)
-        return TorchEngine(network, device=CPU, dtype=torch.float32), ""
+        return Opened(TorchEngine(network, device=CPU, dtype=torch.float32), (CPU,))
 
     monkeypatch.setattr(choice, "open_engine", open_engine)
     loaded = models.open_upscaler(tiny, device="cpu", precision="fp32").model
     assert isinstance(loaded, Model)
     assert given == {
         "engine": "auto",
-        "device": CPU,
+        "device": "cpu",
         "precision": "fp32",
+        "compiled": False,
         "sha256": loaded.sha256,
         "folder": own_home / "engines",
     }
@@ -202,7 +204,7 @@ def test_an_engine_that_was_chosen_is_part_of_what_decides_an_output() -> None:
         Request(inputs=("a",), target=Target(scale=2), engine=engine).settings_key(upscaler)
         for engine in devices.ENGINES
     }
-    assert len(keys) == 3
+    assert len(keys) == len(devices.ENGINES)
 
 
 def test_devices_say_which_engine_auto_tries(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ A module imports only from rows above its own:
 
      0  errors  version  plugins  jxl_header
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
-     1  palettes  pages
+     1  palettes  pages  png_stream
+     1  given_files  model_facts
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
      3  decoders  encoders  key_layouts  engines  tensor_values
-     4  sequences  pictures  checkpoints  engines.torch  engines.ensemble  engines.openvino
-     4  engines.choice
-     5  weights  tiled  provenance  animations  headers
-     6  enlarging
+     4  sequences  pictures  checkpoints  engines.torch  engines.torch_fused  engines.ensemble
+     4  engines.openvino  engines.choice  windows  tile_sizes
+     5  weights  tiled  provenance  animations  headers  onnx_bytes  kept_starts
+     6  enlarging  onnx_files
      7  upscaler
      8  batch  models  blending  exporting
      9  bench
@@ -60,7 +61,8 @@ WITHOUT_TORCH = (
         "encoders",
         "weights",
     ),
-    *("pictures", "upscaler", "models", "engines"),
+    *("pictures", "upscaler", "models", "engines", "tiled", "tile_sizes", "windows", "devices"),
+    *("kept_starts", "model_facts", "given_files", "engines.openvino_compiled"),
     *("bench.metrics", "bench.datasets", "bench.protocol", "bench.measures", "bench.niqe"),
     *("bench.results", "bench.sets", "bench.peaks", "bench.tables", "bench.run", "bench.page"),
     *("train.data", "train.recipe", "headers", "animations", "provenance", "archives"),

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from waifu4x.errors import CheckpointError
+from waifu4x.given_files import fail, printable
 from waifu4x.key_layouts import ARCHITECTURE_KEY, CONFIG_KEY, recognise
+from waifu4x.model_facts import Model
 from waifu4x.networks import NETWORKS, NetworkConfig
-from waifu4x.tensor_files import (
-    MAX_TENSORS,
-    fail,
-    printable,
-    read_tensor_file,
-    write_safetensors,
-)
+from waifu4x.tensor_files import MAX_TENSORS, read_tensor_file, write_safetensors
 
-__all__ = ["Model", "load", "read_state", "recognise", "save"]
+__all__ = ["Model", "load", "read_state", "recognise", "save", "stated_scales"]
 
 # 400 MB of float32; the largest network known here has 17 million parameters.
 MAX_PARAMETERS = 100_000_000
@@ -49,33 +44,6 @@ _PREFIXES = ("module.", "_orig_mod.", "net.", "network.")
 _GENERATOR_PREFIXES = ("generator.", "netG.", "net_g.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _BATCH_COUNTER = "num_batches_tracked"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Model:
-    """A network with its facts."""
-
-    name: str
-    architecture: str
-    """A key of `waifu4x.networks.NETWORKS`."""
-    network: nn.Module
-    """On the CPU, float32, in eval mode, without gradients."""
-    scale: int
-    """Output pixels to a side of one input pixel; 1 for a network whose input is upscaled first."""
-    channels_in: int
-    """3 for RGB, 1 for luma alone (then chroma is interpolated)."""
-    pre_upsampled: bool
-    scales: tuple[int, ...] | None
-    """The factors the weights were trained for; None when the file does not say (any will run)."""
-    size_multiple: int
-    receptive_radius_px: int
-    """In pixels of the network's input: nothing farther away has any influence."""
-    parameters: int
-    sha256: str
-    """Of the file's bytes, as they were when it was loaded."""
-    licence: str | None
-    metadata: dict[str, str]
-    path: Path
 
 
 def load(path: Path, *, name: str | None = None, licence: str | None = None) -> Model:
@@ -100,7 +68,7 @@ def load(path: Path, *, name: str | None = None, licence: str | None = None) -> 
         scale=config.scale,
         channels_in=config.channels_in,
         pre_upsampled=config.pre_upsampled,
-        scales=_stated_scales(file.metadata) if config.pre_upsampled else (config.scale,),
+        scales=stated_scales(file.metadata) if config.pre_upsampled else (config.scale,),
         size_multiple=config.size_multiple,
         receptive_radius_px=config.receptive_radius_px,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -292,7 +260,7 @@ def _require_finite(path: Path, state: Mapping[str, Tensor], *, sha256: str | No
             fail(path, f"holds NaN or infinity in {shown}; the file is damaged", sha256=sha256)
 
 
-def _stated_scales(metadata: Mapping[str, str]) -> tuple[int, ...] | None:
+def stated_scales(metadata: Mapping[str, str]) -> tuple[int, ...] | None:
     """The factors in ``scales`` or ``scale`` ("2,3,4"); None when absent or no numbers."""
     stated = metadata.get("scales", metadata.get("scale", ""))
     numbers = stated.replace(" ", "").split(",")

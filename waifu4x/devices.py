@@ -1,4 +1,7 @@
-"""Which device, which number format, how much memory, and is this error an out-of-memory."""
+"""Which device, which number format, how much memory, and is this error an out-of-memory.
+
+torch is imported where it is asked: a command that needs none shall not wait a second for it.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,20 @@ import contextlib
 import gc
 import importlib.util
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from waifu4x import memory
 from waifu4x.errors import DeviceError, UsageError
 
-Engine = Literal["auto", "torch", "openvino"]
+if TYPE_CHECKING:
+    import torch
+
+Engine = Literal["auto", "torch", "openvino", "onnxruntime"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 ENGINE_VARIABLE = "WAIFU4X_ENGINE"
@@ -23,15 +30,18 @@ ENGINE_VARIABLE = "WAIFU4X_ENGINE"
 
 # OpenVINO's own words, and those of the library below it.
 _OPENVINO_FULL = ("Failed to allocate", "can't alloc")
+# Of C++ on Linux and Windows, of ONNX Runtime's own allocator (with and without a limit), of CUDA
+# and of Windows, which DirectML reports.
+_ONNXRUNTIME_FULL = (
+    *("std::bad_alloc", "bad allocation", "Failed to allocate memory"),
+    *("smaller than requested bytes", "out of memory", "ALLOC_FAILED", "8007000E"),
+)
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-_DTYPES: dict[str, torch.dtype] = {
-    "fp32": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-}
+# As torch calls them.
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def pick(wish: str = "auto") -> torch.device:
@@ -45,6 +55,8 @@ def pick(wish: str = "auto") -> torch.device:
         UsageError: no such kind of device.
         DeviceError: that device is not in this machine.
     """
+    import torch
+
     if wish == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -67,11 +79,29 @@ def pick(wish: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
+def pick_all(wish: str) -> tuple[torch.device, ...]:
+    """The devices to compute on together: what `pick` takes, or several of CUDA's with commas.
+
+    Raises:
+        UsageError: no such kind of device, one twice, or several that are not all CUDA's.
+        DeviceError: one of them is not in this machine.
+    """
+    picked = tuple(pick(name.strip()) for name in wish.split(","))
+    if len(picked) > 1:
+        if other := [device for device in picked if device.type != "cuda"]:
+            raise UsageError(f"{other[0]} cannot share the work: several devices are cuda:0,cuda:1")
+        if len(set(picked)) < len(picked):
+            raise UsageError(f"--device {wish} names a device twice: name each once")
+    return picked
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 there: AMX or AVX512-BF16 on a CPU, Ampere or newer on CUDA.
 
     On other CPUs bf16 is emulated and slower than fp32.
     """
+    import torch
+
     if device.type == "cpu":
         return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -86,6 +116,8 @@ def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
     Raises:
         UsageError: no such precision, or fp16 on a CPU, where it is slower than fp32.
     """
+    import torch
+
     if wish == "auto":
         if has_fast_bf16(device):
             return torch.bfloat16
@@ -94,7 +126,7 @@ def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
         raise UsageError(f"no precision {wish!r}: use {', '.join(PRECISIONS)}")
     if wish == "fp16" and device.type == "cpu":
         raise UsageError("fp16 does not pay on a CPU: use --precision auto, bf16 or fp32")
-    return _DTYPES[wish]
+    return getattr(torch, _DTYPES[wish])
 
 
 def wished_engine(engine: str = "auto") -> str:
@@ -111,32 +143,93 @@ def wished_engine(engine: str = "auto") -> str:
     return wish
 
 
+# What Linux has where there is a GPU: NVIDIA's, AMD's, one of Windows below it, Intel's or others'.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg", "/dev/dri/renderD128")
+
+
+def may_have_accelerator() -> bool:
+    """False where there is nothing but the CPU for ``auto`` to pick; torch is not asked.
+
+    True may be wrong: whoever hears it asks torch.
+    """
+    return sys.platform != "linux" or any(map(os.path.exists, _GPU_FILES))
+
+
 def has_openvino() -> bool:
     """Whether the package OpenVINO is installed; it is not imported."""
     return importlib.util.find_spec("openvino") is not None
 
 
+def has_nncf() -> bool:
+    """Whether NNCF, which makes networks of int8 for OpenVINO, is installed; not imported."""
+    return importlib.util.find_spec("nncf") is not None
+
+
+def has_onnxruntime() -> bool:
+    """Whether ONNX Runtime, and what reads and writes its files, is installed; not imported."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnxruntime", "onnx"))
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Run convolutions in `dtype`; nothing at all for float32."""
+    import torch
+
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
-def true_fp32(device: torch.device) -> AbstractContextManager[object]:
-    """Let float32 convolutions be float32: cuDNN would take TF32, with 10 bits of mantissa."""
+class _CuDNNFlags:
+    """cuDNN's flags are those of the whole process: of threads that need the same ones at a time,
+    the first one sets them, and the last one sets them back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._set = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def held(self, *, benchmark: bool) -> Iterator[None]:
+        import torch
+
+        flags = torch.backends.cudnn.flags(
+            enabled=True, benchmark=benchmark, deterministic=not benchmark, allow_tf32=False
+        )
+        with self._lock:
+            if self._holders == 0:
+                self._set.enter_context(flags)
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._set.close()
+
+
+_cudnn = _CuDNNFlags()
+
+
+def true_fp32(device: torch.device, *, tuned: bool = False) -> AbstractContextManager[object]:
+    """Let float32 convolutions be float32: cuDNN would take TF32, with 10 bits of mantissa.
+
+    `tuned` lets it try which of its ways is the fastest, which may be another one the next time;
+    else the same input gives the same output.
+    """
     if device.type != "cuda":
         return contextlib.nullcontext()
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    return _cudnn.held(benchmark=tuned)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that a device's memory is full, as torch and OpenVINO say it."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    """Whether `error` says that a device's memory is full, as the engines say it."""
+    torch = sys.modules.get("torch")  # what was not imported raised nothing
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     message = str(error)
+    if message.startswith("[ONNXRuntimeError]"):  # of a class for each kind, below Exception
+        return any(says in message for says in _ONNXRUNTIME_FULL)
     return isinstance(error, RuntimeError) and (
         "DefaultCPUAllocator: can't allocate memory" in message
         or "DefaultCPUAllocator: not enough memory" in message
@@ -148,6 +241,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 def release_memory(device: torch.device) -> None:
     """Give cached blocks back to the device after an out-of-memory error."""
     gc.collect()
+    if device.type == "cpu":
+        return
+    import torch
+
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -156,6 +253,10 @@ def release_memory(device: torch.device) -> None:
 
 def free_bytes(device: torch.device) -> int:
     """Memory of `device` that can still be taken, in bytes; for the CPU the machine's."""
+    if device.type == "cpu":
+        return memory.free_host_bytes()
+    import torch
+
     if device.type == "cuda":
         # What torch has reserved and does not use is free to it, though the driver calls it taken.
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -185,8 +286,11 @@ def available() -> list[DeviceInfo]:
     Raises:
         UsageError: the environment names an engine that there is not.
     """
+    import torch
+
     wish = wished_engine()
     on_cpu = "openvino" if wish == "openvino" or (wish == "auto" and has_openvino()) else "torch"
+    on_cpu = "onnxruntime" if wish == "onnxruntime" else on_cpu
     found = [torch.device("cpu")]
     if torch.backends.mps.is_available():
         found.insert(0, torch.device("mps"))
@@ -197,15 +301,19 @@ def available() -> list[DeviceInfo]:
             name=str(device),
             description=describe(device),
             free_bytes=free_bytes(device),
-            precision=precision_name(pick_dtype("auto", device)),
-            engine=on_cpu if device.type == "cpu" else "torch",
+            precision="fp32" if engine == "onnxruntime" else precision_name(dtype),
+            engine=engine,
         )
         for device in found
+        for engine in [on_cpu if device.type == "cpu" else "torch"]
+        for dtype in [pick_dtype("auto", device)]
     ]
 
 
 def describe(device: torch.device) -> str:
     """The device's name and what makes it fast, for people."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
@@ -219,4 +327,4 @@ def describe(device: torch.device) -> str:
 
 def precision_name(dtype: torch.dtype) -> str:
     """``fp32``, ``fp16`` or ``bf16``."""
-    return next(name for name, kind in _DTYPES.items() if kind == dtype)
+    return next(name for name, kind in _DTYPES.items() if str(dtype) == f"torch.{kind}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +25,6 @@ from waifu4x.formats import FORMATS
 # Of TIFF: levels above take twice the time for 5 % less.
 _DEFLATE_LEVEL = 3
 _TIFF_STRIP_BYTES = 1024 * 1024
-# Of PNG: beyond, putting the strips together is what takes the time.
-_MOST_THREADS = 16
 _EXIF_TAG = 34665
 _GPS_TAG = 34853
 _INTEROP_TAG = 40965
@@ -116,7 +113,7 @@ def _pillow_options(content: Encodable, format: str) -> dict[str, Any]:
 
 def _encode_png(content: Encodable) -> bytes:
     samples = content.samples
-    pixels = png_stream.idat([samples], threads=_threads())
+    pixels = png_stream.idat([samples], threads=png_stream.THREADS)
     return b"".join((png_head(content, samples.shape), *pixels, png_stream.END))
 
 
@@ -134,10 +131,6 @@ def png_head(content: Encodable, shape: tuple[int, ...]) -> bytes:
     head = png_stream.head(shape, depth_bits=content.samples.itemsize * 8)
     # Both begin with a signature and a header of the same length.
     return head + tags[len(head) : end]
-
-
-def _threads() -> int:
-    return min(_MOST_THREADS, os.cpu_count() or 1)
 
 
 def encode_tiff(pages: Sequence[Encodable]) -> bytes:

@@ -26,10 +26,10 @@ from torch import nn
 
 from waifu4x import checkpoints
 from waifu4x.checkpoints import Model
-from waifu4x.engines import FloatArray, openvino_quietly
+from waifu4x.engines import FloatArray, onnx_graph, onnxruntime_quietly, openvino_quietly
 from waifu4x.errors import UsageError, WeightsError
 from waifu4x.files import atomic_path
-from waifu4x.tensor_files import printable
+from waifu4x.given_files import printable
 from waifu4x.version import __version__
 
 Format = Literal["onnx", "openvino", "torchscript", "safetensors"]
@@ -43,8 +43,6 @@ HALF_BOUND = 8e-3
 
 # Two shapes, so that nothing that tracing took for a constant can pass: (batch, height, width).
 _SHAPES = ((1, 37, 23), (2, 19, 41))
-# The first with everything that is used here; later ones would shut out older runtimes.
-_OPSET = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,14 +221,15 @@ def _move(made: tuple[Path, ...], files: tuple[Path, ...]) -> None:
 
 
 def _import(name: str) -> Any:
-    return openvino_quietly.load() if name == "openvino" else importlib.import_module(name)
+    quietly = {"openvino": openvino_quietly, "onnxruntime": onnxruntime_quietly}
+    return quietly[name].load() if name in quietly else importlib.import_module(name)
 
 
 @contextmanager
 def _deprecated() -> Iterator[None]:
     """Meanwhile torch does not warn: it has deprecated TorchScript, and every call says so.
 
-    There is nothing else that programs in C++ load, nor a way to ONNX that needs as little.
+    There is nothing else that programs in C++ load.
     """
     with warnings.catch_warnings(action="ignore"):
         yield
@@ -261,35 +260,9 @@ def _open_torchscript(path: Path) -> Run:
         return _run_by_torch(torch.jit.load(path, map_location="cpu"))
 
 
-def _onnx_bytes(model: Model) -> bytes:
-    """By the exporter that goes through TorchScript.
-
-    That through torch.export needs two packages more, and for RRDB-23 79 s instead of 4 s. It is
-    the way from the torch on that has no other.
-    """
-    buffer = io.BytesIO()
-    times = "" if model.scale == 1 else f"{model.scale}*"
-    axes = {
-        name: {0: "batch", 2: f"{factor}height", 3: f"{factor}width"}
-        for name, factor in (("input", ""), ("output", times))
-    }
-    with _deprecated():
-        torch.onnx.export(
-            model.network,
-            (_example(model),),
-            buffer,  # pyright: ignore[reportArgumentType]
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=["input"],
-            output_names=["output"],
-            dynamic_axes=axes,
-        )
-    return buffer.getvalue()
-
-
 def _write_onnx(model: Model, path: Path, half: bool) -> None:
     onnx = _import("onnx")
-    written = onnx.load_model_from_string(_onnx_bytes(model))
+    written = onnx.load_model_from_string(onnx_graph.convert(model.network))
     if half:
         _halve(onnx, written.graph)
     onnx.helper.set_model_props(written, facts(model, half=half))
@@ -324,7 +297,7 @@ def _open_onnx(path: Path) -> Run:
 
 def _write_openvino(model: Model, path: Path, half: bool) -> None:
     openvino = _import("openvino")
-    read = openvino.Core().read_model(io.BytesIO(_onnx_bytes(model)))
+    read = openvino.Core().read_model(io.BytesIO(onnx_graph.convert(model.network)))
     for key, value in facts(model, half=half).items():
         read.set_rt_info(value, ["waifu4x", key])
     openvino.save_model(read, path, compress_to_fp16=half)

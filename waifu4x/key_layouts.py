@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from waifu4x.errors import CheckpointError, UnknownNetworkError
+from waifu4x.given_files import printable
 from waifu4x.networks import NETWORKS, NetworkConfig
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNetConfig
@@ -24,7 +25,6 @@ from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.networks.srresnet import Middle, Output, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSRConfig
-from waifu4x.tensor_files import printable
 
 ARCHITECTURE_KEY = "architecture"
 CONFIG_KEY = "config"

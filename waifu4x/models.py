@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from waifu4x import catalog, weights
+from waifu4x import catalog, kept_starts, weights
+from waifu4x.engines import Opened
 from waifu4x.errors import UnknownModelError, UsageError
+from waifu4x.model_facts import Model
 from waifu4x.resample import Kernel
+from waifu4x.tiled import TiledRunner
 from waifu4x.upscaler import Options, Upscaler
 
 
@@ -20,21 +24,27 @@ def open_upscaler(
     engine: str = "auto",
     tile_px: int | None = None,
     tta: bool = False,
+    compiled: bool = False,
     options: Options | None = None,
     offline: bool = False,
     on_download: Callable[[int, int], None] | None = None,
+    memory_bytes: int | None = None,
 ) -> Upscaler:
     """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
 
     Args:
-        model: a name, an alias, or the path of a ``.safetensors`` or ``.pth`` file.
-        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
+        model: a name, an alias, or the path of a ``.safetensors``, ``.pth`` or ``.onnx`` file.
+        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; several of the last with commas
+            share the work.
         precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
-        engine: ``auto``, ``torch`` or ``openvino``; see `engines.choice.open_engine`.
+        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``, which alone runs ``.onnx``
+            files; see `engines.choice.open_engine`.
         tile_px: the side of a tile, never changed; by default what memory allows.
         tta: average over the eight flips and turns of the picture.
+        compiled: compile the network for pictures of one size, on CUDA; see `CUDAEngine`.
         offline: never download.
         on_download: called with (done, total) bytes.
+        memory_bytes: what a tile may take of the device's memory at most.
 
     Raises:
         UnknownModelError, WeightsError, DeviceError, UsageError.
@@ -47,30 +57,87 @@ def open_upscaler(
             f"`waifu4x models list` shows the models"
         )
     if kind == "resample":
-        kernel = cast(Kernel, weights.find(str(model)).name)
-        if (device, precision, engine, tile_px, tta) != ("auto", "auto", "auto", None, False):
-            raise UsageError(
-                f"{kernel} is no network: --device, -g, --precision, --engine, --tile and --tta "
-                f"have nothing to act on"
-            )
-        return Upscaler(model=kernel, options=chosen)
+        choices = device, precision, engine, tile_px, tta, compiled
+        is_bare = choices == ("auto", "auto", "auto", None, False, False)
+        return _filter(str(model), chosen, is_bare=is_bare)
     found = weights.resolve(model, offline=offline, on_progress=on_download)
-
-    from waifu4x import checkpoints  # they need torch; see above
-    from waifu4x.tiled import TiledRunner
-
-    licence = found.row.licence if found.row else None
-    loaded = checkpoints.load(found.path, name=found.name, licence=licence)
+    wishes = _Wishes(device=device, precision=precision, engine=engine, compiled=compiled)
+    loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
     runner = TiledRunner(
         loaded,
-        device=device,
         precision=precision,
-        engine=engine,
-        engines_folder=weights.downloads_folder().with_name("engines"),
+        engines_folder=conversions_folder(),
         tile_px=tile_px,
         tta=tta,
+        memory_bytes=memory_bytes,
+        opened=opened,
     )
     return Upscaler(model=loaded, runner=runner, options=chosen)
+
+
+def _filter(name: str, options: Options, *, is_bare: bool) -> Upscaler:
+    kernel = cast(Kernel, weights.find(name).name)
+    if not is_bare:
+        raise UsageError(
+            f"{kernel} is no network: --device, -g, --precision, --compile, --engine, --tile "
+            f"and --tta have nothing to act on"
+        )
+    return Upscaler(model=kernel, options=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wishes:
+    """What runs a network; see `open_upscaler`."""
+
+    device: str
+    precision: str
+    engine: str
+    compiled: bool
+
+
+def _recalled(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, Opened] | None:
+    """A model that ran here before; without torch, which takes a second to import."""
+    if wishes.compiled:
+        return None
+    return kept_starts.recall(
+        found.path,
+        name=found.name,
+        sha256=found.sha256,
+        licence=found.row.licence if found.row else None,
+        folder=conversions_folder(),
+        engine=wishes.engine,
+        device=wishes.device,
+        precision=wishes.precision,
+    )
+
+
+def _opened(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, Opened]:
+    from waifu4x import checkpoints, onnx_files
+    from waifu4x.engines import choice
+
+    engine, folder = wishes.engine, conversions_folder()
+    if found.path.suffix.lower() == onnx_files.SUFFIX:
+        loaded = onnx_files.load(found.path, name=found.name, folder=folder)
+        engine = "onnxruntime" if engine == "auto" else engine
+    else:
+        licence = found.row.licence if found.row else None
+        loaded = checkpoints.load(found.path, name=found.name, licence=licence)
+    opened = choice.open_engine(
+        loaded.network,
+        engine=engine,
+        device=wishes.device,
+        precision=wishes.precision,
+        compiled=wishes.compiled,
+        sha256=loaded.sha256,
+        folder=folder,
+    )
+    kept_starts.keep(loaded, opened, folder, precision=wishes.precision)
+    return loaded, opened
+
+
+def conversions_folder() -> Path:
+    """Where engines keep what they convert; it need not exist, and may be deleted at any time."""
+    return weights.downloads_folder().with_name("engines")
 
 
 def _kind(name: str) -> catalog.Kind | None:

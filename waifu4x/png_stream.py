@@ -10,6 +10,7 @@ RFC 1951 (deflate), RFC 1950 (zlib), and the PNG specification: https://www.w3.o
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections import deque
@@ -25,6 +26,14 @@ END = b"\0\0\0\0IEND\xaeB`\x82"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 _STRIP_BYTES = 2 * 2**20
+# Beyond, putting the strips together is what takes the time.
+_MOST_THREADS = 16
+
+THREADS = min(_MOST_THREADS, os.cpu_count() or 1)
+"""As many as there are cores, to be given to `idat`."""
+
+UNDER_WAY_BYTES = (THREADS + 1) * _STRIP_BYTES
+"""What of a picture is then being compressed at once."""
 _ZLIB_HEADER = b"\x78\x01"
 _LAST_BLOCK = b"\x03\x00"
 _ADLER = 65521

@@ -17,9 +17,7 @@ import json
 import pickle
 import pickletools
 import re
-import stat
 import struct
-import unicodedata
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -33,8 +31,8 @@ from torch import Tensor
 
 from waifu4x.errors import CheckpointError, UnsafeCheckpointError
 from waifu4x.files import atomic_path
+from waifu4x.given_files import MAX_FILE_BYTES, check_file, fail, printable
 
-MAX_FILE_BYTES = 1 << 30
 # RRDBNet-23 has 702 tensors and a header of 70 KB; both limits are far above any network here.
 MAX_TENSORS = 20_000
 _MAX_HEADER_BYTES = 8 << 20
@@ -66,30 +64,6 @@ class TensorFile:
     made, which is numbers, strings, tensors and nestings of dicts, lists and tuples of those."""
     metadata: dict[str, str]
     sha256: str
-
-
-def printable(text: object, *, limit: int = 160) -> str:
-    """`text` as one line without control characters, cut to `limit`: it came from a stranger."""
-    kept = "".join(
-        " " if character.isspace() else character
-        for character in str(text)
-        if character.isspace() or unicodedata.category(character)[0] != "C"
-    )
-    line = " ".join(kept.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def fail(
-    path: Path,
-    problem: str,
-    *,
-    sha256: str | None = None,
-    kind: type[CheckpointError] = CheckpointError,
-) -> NoReturn:
-    """Raise `kind` with one line that names the file, the problem and the sha256 (when known)."""
-    # From nothing: the traceback of a failed parse would keep its tensors alive.
-    tail = "" if sha256 is None else f" (sha256 {sha256})"
-    raise kind(f"{printable(path, limit=400)}: {problem}{tail}") from None
 
 
 def read_tensor_file(path: Path) -> TensorFile:
@@ -146,22 +120,6 @@ def write_safetensors(
         fail(path, f"cannot be written: {printable(error.strerror or error)}")
 
 
-def check_file(path: Path) -> None:
-    """Raises CheckpointError unless `path` is a regular file of a size that weights have."""
-    try:
-        # Looked at before opening: opening a FIFO would wait for a writer that never comes.
-        status = path.stat()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        fail(path, f"cannot be read: {printable(reason)}")
-    if not stat.S_ISREG(status.st_mode):
-        fail(path, "is not a regular file; give the path of a .safetensors or .pth file")
-    if status.st_size == 0:
-        fail(path, "is empty; download it again")
-    if status.st_size > MAX_FILE_BYTES:
-        fail(path, f"is larger than {MAX_FILE_BYTES >> 20} MiB, which no known network is")
-
-
 def _first_bytes(path: Path) -> bytes:
     check_file(path)
     try:
@@ -174,6 +132,9 @@ def _first_bytes(path: Path) -> bytes:
 def _refuse_suffix(path: Path, start: bytes) -> NoReturn:
     """Say why a file of this name is not read, and what to do about it."""
     suffix = printable(path.suffix, limit=20) or "no suffix"
+    if path.suffix.lower() == ".onnx":
+        problem = "is a graph: only upscale, compare and bench take it, by -m and its path"
+        fail(path, problem, kind=UnsafeCheckpointError)
     if path.suffix.lower() in (".pt", ".ckpt", ".bin") and _is_tensor_zip(path, start):
         way_out = f"it seems to hold plain tensors: rename it to {printable(path.stem)}.pth"
     else:
@@ -207,6 +168,8 @@ def _check_start(path: Path, start: bytes, *, sha256: str) -> None:
     if is_safetensors:
         fail(path, f"is a safetensors file: name it {stem}.safetensors", sha256=sha256)
     if not is_pickle:
+        if re.match(rb"\x08[\x01-\x1f][\x12\x1a:B]", start):
+            fail(path, f"is an ONNX file: name it {stem}.onnx", sha256=sha256)
         looks = start.lstrip()[:64].lower()
         page = looks.startswith((b"<!doctype", b"<html", b"<?xml"))
         what = "is a web page, not weights" if page else "is not a PyTorch checkpoint"

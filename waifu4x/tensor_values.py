@@ -9,7 +9,8 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-from waifu4x.tensor_files import TensorFile, fail
+from waifu4x.given_files import fail
+from waifu4x.tensor_files import TensorFile
 
 
 def take_floats(

@@ -12,16 +12,20 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from waifu4x import devices, files, tiling
 from waifu4x.engines import NetworkEngine
 from waifu4x.errors import OutOfMemoryError
 from waifu4x.tiling import TileGrid
+
+if TYPE_CHECKING:
+    import torch
 
 # What memory may push a tile down to.
 MIN_TILE_PX = 64
@@ -68,6 +72,7 @@ class TileSizes:
         engine: NetworkEngine,
         *,
         device: torch.device,
+        beside: Sequence[torch.device] = (),
         halo_px: int,
         multiple: int,
         wished_px: int | None,
@@ -77,6 +82,7 @@ class TileSizes:
     ) -> None:
         """
         Args:
+            beside: further devices, which share the tiles of a picture.
             halo_px, multiple: see `tiling.plan`.
             wished_px: a side that is never changed; None for the best.
             memory_bytes: what a tile, or a batch of them, may take of the device's memory at most.
@@ -86,14 +92,16 @@ class TileSizes:
         self.halo_px = halo_px
         self._engine = engine
         self._device = device
+        self._devices = device, *beside
         self._multiple = multiple
         self._wished_px = wished_px
         self._memory_bytes = memory_bytes
         self._limit_px = _MAX_TILE_PX[device.type]
         self._batch_limit = _MAX_BATCH[device.type]
         self._curve = _CPU_CURVE if device.type == "cpu" else _FLAT_CURVE
-        self._kept = _kept_at(folder, engine, device=device, name=name)
-        self._calibrated = self._kept is None or device.type != "cpu"
+        self._name = name
+        self._folder = folder
+        self._calibrated = folder is None or not name or device.type != "cpu"
         self._rates: dict[int, float] = {}
 
     def plan(self, height_px: int, width_px: int) -> TileGrid:
@@ -167,7 +175,7 @@ class TileSizes:
             side_px = _SMALL_WINDOW_PX
         if side_px not in self._rates:
             self._rates[side_px] = self._seconds_per_px(side_px) / self._relative(side_px**2)
-        return len(grid) * area_px * self._rates[side_px] * self._relative(area_px)
+        return self._cost(grid) * self._rates[side_px]
 
     def _cut(self, size_px: tuple[int, int], tile_px: int) -> TileGrid:
         tile_px = max(tile_px, self._multiple)
@@ -184,9 +192,10 @@ class TileSizes:
         )
 
     def _cost(self, grid: TileGrid) -> float:
-        """Of all tiles, in seconds or in any other unit."""
+        """Of all tiles, until the last device has done its share; in seconds or any other unit."""
         area_px = math.prod(grid.window_px)
-        return len(grid) * area_px * self._relative(area_px)
+        share = math.ceil(len(grid) / len(self._devices))
+        return share * area_px * self._relative(area_px)
 
     def _relative(self, area_px: int) -> float:
         """What a pixel costs in a window of this area, by the curve: linear between its points."""
@@ -194,8 +203,8 @@ class TileSizes:
         return float(np.interp(math.sqrt(area_px), sides, costs))  # constant beyond its ends
 
     def _affordable_px(self) -> float:
-        """How many input pixels the device can take at once."""
-        most_bytes = devices.free_bytes(self._device) * _MEMORY_SHARE
+        """How many input pixels a device can take at once."""
+        most_bytes = min(map(devices.free_bytes, self._devices)) * _MEMORY_SHARE
         if self._device.type == "cpu":
             most_bytes = min(most_bytes, _MOST_TILE_BYTES)
         if self._memory_bytes is not None:
@@ -204,16 +213,17 @@ class TileSizes:
 
     def _calibrate(self) -> None:
         """Learn what a pixel costs in larger windows, once in the life of a cache folder."""
-        if self._calibrated or self._kept is None:
+        if self._calibrated or self._folder is None:
             return
         self._calibrated = True
-        curve = _read_curve(self._kept)
+        kept = self._folder / _kept_as(self._engine, device=self._device, name=self._name)
+        curve = _read_curve(kept)
         if curve is None:
             curve = self._measured_curve()
             text = json.dumps({str(side): cost for side, cost in curve.items()})
             try:
-                self._kept.parent.mkdir(parents=True, exist_ok=True)
-                files.write_bytes(self._kept, text.encode())
+                self._folder.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(kept, text.encode())
             except OSError:
                 return  # measured anew every time, a picture might be cut anew every time
         self._curve = curve
@@ -255,14 +265,10 @@ class TileSizes:
             side_px = max(_SMALL_WINDOW_PX, side_px // 2)
 
 
-def _kept_at(
-    folder: Path | None, engine: NetworkEngine, *, device: torch.device, name: str
-) -> Path | None:
-    """Where the calibration of this network on this device lies; its name is of all that counts."""
-    if folder is None or not name:
-        return None
+def _kept_as(engine: NetworkEngine, *, device: torch.device, name: str) -> str:
+    """What the calibration of a network on a device is called: it says all that counts."""
     facts = [_FORMAT, name, engine.name, engine.precision, str(device), devices.describe(device)]
-    return folder / f"tiles-{sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+    return f"tiles-{sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
 
 
 def _read_curve(path: Path) -> dict[int, float] | None:

@@ -17,18 +17,17 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from waifu4x import devices
 from waifu4x.canvas import Canvas
-from waifu4x.checkpoints import Model
-from waifu4x.engines import Engine, FloatArray, choice
+from waifu4x.engines import Engine, FloatArray, Opened
 from waifu4x.engines.ensemble import EightfoldEngine
-from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import UsageError
+from waifu4x.model_facts import Model
 from waifu4x.tile_sizes import TileSizes
 from waifu4x.tiling import Span, Tile, TileGrid
 from waifu4x.windows import WindowRunner
@@ -48,6 +47,8 @@ class TiledRunner:
     """One model on one device.
 
     Attributes:
+        device: the first one, where there are several.
+        devices_name: of all of them, with commas between.
         notes: what was decided on the way since `forget`, one sentence each.
         spent_s: time inside the network since `forget`, in seconds.
         last_tile_px, last_waste: of the latest run; see `TileGrid.waste`.
@@ -63,30 +64,30 @@ class TiledRunner:
         engines_folder: Path | None = None,
         tile_px: int | None = None,
         tta: bool = False,
+        compiled: bool = False,
         memory_bytes: int | None = None,
+        opened: Opened | None = None,
     ) -> None:
         """
         Args:
-            engine: one of `devices.ENGINES`.
+            device, precision, engine, compiled: see `choice.open_engine`.
             engines_folder: where what engines convert is kept, and how fast tiles were.
+            tile_px: the side of a tile, never changed.
+            tta: average over the eight flips and turns of the picture.
             memory_bytes: what the network may take of the device's memory for a tile.
+            opened: the model's engine, where there is one already; the other choices led to it.
 
         Raises:
             UsageError, DeviceError: choices that make no sense, or cannot be met here.
         """
         if tile_px is not None and tile_px < SMALLEST_CHOICE_PX:
             raise UsageError(f"a tile must be at least {SMALLEST_CHOICE_PX} px, not {tile_px}")
-        wish = devices.wished_engine(engine)
-        self.device = choice.pick_device(wish, device)
+        how = {"engine": engine, "device": device, "precision": precision, "compiled": compiled}
+        opened = opened or _opened(model, engines_folder, **how)
+        self.device = opened.devices[0]
+        self.devices_name = ",".join(map(str, opened.devices))
         self._model = model
-        self._network, note = choice.open_engine(
-            model.network,
-            engine=wish,
-            device=self.device,
-            precision=precision,
-            sha256=model.sha256,
-            folder=engines_folder,
-        )
+        self._network = opened.engine
         self._engine: Engine = EightfoldEngine(self._network) if tta else self._network
         self._tta = tta
         self._windows = WindowRunner(
@@ -98,6 +99,7 @@ class TiledRunner:
         self._sizes = TileSizes(
             self._network,
             device=self.device,
+            beside=opened.devices[1:],
             halo_px=min(model.receptive_radius_px, MAX_HALO_PX),
             multiple=model.size_multiple,
             wished_px=tile_px,
@@ -106,7 +108,7 @@ class TiledRunner:
             folder=engines_folder,
         )
         # Said with the first picture, and not with every one of a folder.
-        self._unsaid = [note] if note else []
+        self._unsaid = [opened.note] if opened.note else []
         self.forget()
 
     @property
@@ -295,12 +297,20 @@ class TiledRunner:
             raise MemoryFullError
 
     def _exact_engine(self) -> Engine:
-        exact = TorchEngine(self._model.network, device=self.device, dtype=torch.float32)
+        from waifu4x.engines import choice
+
+        exact = choice.open_exact(self._model.network, self.device)
         return EightfoldEngine(exact) if self._tta else exact
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _opened(model: Model, folder: Path | None, **how: Any) -> Opened:
+    from waifu4x.engines import choice  # it needs torch
+
+    return choice.open_engine(model.network, sha256=model.sha256, folder=folder, **how)
 
 
 def _batched(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from waifu4x import color, memory, sizes
+from waifu4x import color, memory, png_stream, sizes
 from waifu4x.canvas import FloatArray, to_unit
 from waifu4x.enlarging import Enlargement, Shares, is_flat
 from waifu4x.errors import UsageError
@@ -71,7 +71,7 @@ class Facts:
     notes: tuple[str, ...]
     """What was decided on the way (smaller tiles, fp32 for one tile), one sentence each."""
     engine: str = "numpy"
-    """What ran the network: torch or openvino; numpy only resampled."""
+    """What ran the network: torch, openvino or onnxruntime; numpy only resampled."""
 
 
 @dataclass(kw_only=True)
@@ -187,6 +187,8 @@ class Upscaler:
         # of that, and the file, which is as large for noise.
         integer_bytes = samples_bytes * (4 * input_px + output_px)
         encoder_bytes = 3 * samples_bytes * output_px
+        # Strips of a PNG on their way, in copies while they are filtered.
+        encoder_bytes += 4 * min(samples_bytes * output_px, png_stream.UNDER_WAY_BYTES)
         network_bytes = self.runner.main_memory_bytes(grids[-1]) if self.runner and grids else 0
         return int(integer_bytes + network_bytes + max(float_bytes, encoder_bytes))
 
@@ -298,7 +300,7 @@ class Upscaler:
             passes=factors,
             tile_px=runner.last_tile_px,
             waste=runner.last_waste,
-            device=str(runner.device),
+            device=runner.devices_name,
             precision=runner.precision,
             network_s=runner.spent_s,
             notes=tuple(runner.notes) if factors else (_SHRUNK,),

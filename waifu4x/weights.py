@@ -34,6 +34,7 @@ from waifu4x.errors import (
     WeightsError,
 )
 from waifu4x.files import atomic_path, sweep_orphans, write_bytes
+from waifu4x.given_files import check_file
 
 HOME_VARIABLE = "WAIFU4X_HOME"
 OFFLINE_VARIABLE = "WAIFU4X_OFFLINE"
@@ -286,8 +287,6 @@ def _sha256_of(path: Path) -> str:
 
 def _check_given(path: Path) -> None:
     """Refuse what can be no file of weights before hashing it: a disk image takes minutes."""
-    from waifu4x.tensor_files import check_file  # brings torch with it, as loading would
-
     if not path.is_file():
         offer = ""
         with suppress(UnknownModelError):

@@ -14,6 +14,8 @@ def devices(
 ) -> None:
     """Show the devices that can be used; the first is the one that is picked.
 
+    The number of a GPU is what 'upscale -g' takes: 1 for cuda:1, 0,1 for both; -1 is the CPU.
+
     Example: waifu4x devices
     """
     from waifu4x import devices as library  # imports torch
@@ -24,6 +26,6 @@ def devices(
         else:
             free_gib = info.free_bytes / 2**30
             typer.echo(
-                f"{info.name:<8} {info.precision}  {info.engine:<8}  {free_gib:6.1f} GiB free  "
+                f"{info.name:<8} {info.precision}  {info.engine:<11}  {free_gib:6.1f} GiB free  "
                 f"{info.description}"
             )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -75,3 +78,13 @@ class NetworkEngine(Engine, Protocol):
     def bytes_per_px(self) -> float:
         """Device memory that one input pixel takes at the peak of a pass, estimated."""
         ...
+
+
+class Opened(NamedTuple):
+    """An engine that is ready to run a network, and where it does."""
+
+    engine: NetworkEngine
+    devices: tuple[torch.device, ...]
+    """One, or several that share the work."""
+    note: str = ""
+    """Why it is not another engine, a sentence; empty when there is nothing to say."""

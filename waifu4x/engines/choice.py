@@ -2,69 +2,142 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from waifu4x import devices
-from waifu4x.engines import NetworkEngine
+from waifu4x.engines import Engine, NetworkEngine, Opened
+from waifu4x.engines.cuda import CUDAEngine
+from waifu4x.engines.onnxruntime import OnnxNetwork, open_best
 from waifu4x.engines.openvino import OpenVINOEngine
+from waifu4x.engines.spread import SpreadEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
 
 
 def pick_device(engine: str, device: str) -> torch.device:
-    """As `devices.pick`, for what `devices.wished_engine` gave: OpenVINO's ``auto`` is the CPU.
+    """As `devices.pick`, for what `devices.wished_engine` gave; only torch's ``auto`` may be a GPU.
 
     Raises:
         UsageError: OpenVINO is asked to run on another device.
     """
-    if engine != "openvino":
+    if engine not in ("openvino", "onnxruntime"):
         return devices.pick(device)
     picked = torch.device("cpu") if device == "auto" else devices.pick(device)
-    if picked.type != "cpu":
+    if picked.type != "cpu" and engine == "openvino":
         raise UsageError(f"OpenVINO runs on the CPU here, not on {picked}: use --device cpu")
     return picked
+
+
+def pick_devices(engine: str, device: str) -> tuple[torch.device, ...]:
+    """As `pick_device`, and several that share the work where `device` names them with commas.
+
+    Raises:
+        UsageError: see `devices.pick_all`; or the engine does not run on several.
+    """
+    if "," not in device:
+        return (pick_device(engine, device),)
+    if engine in ("openvino", "onnxruntime"):
+        raise UsageError(f"{engine} runs on one device, not on {device}: use --engine torch")
+    return devices.pick_all(device)
 
 
 def open_engine(
     network: nn.Module,
     *,
-    engine: str,
-    device: torch.device,
+    engine: str = "auto",
+    device: str = "auto",
     precision: str = "auto",
+    compiled: bool = False,
     sha256: str = "",
     folder: Path | None = None,
-) -> tuple[NetworkEngine, str]:
-    """The engine for a network, and why it is not the one that ``auto`` would have been.
+) -> Opened:
+    """The engine for a network, on the devices that were chosen or found.
 
     Args:
-        network: as `checkpoints.load` gives it.
-        engine: what `devices.wished_engine` gave; ``auto`` is OpenVINO where it is installed and
-            can run the network on the CPU, else torch.
-        device: from `pick_device`.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``; see `devices.pick_dtype`.
+        network: as `checkpoints.load` or `onnx_files.load` gives it.
+        engine: one of `devices.ENGINES`; ``auto`` is what the environment says, else OpenVINO where
+            it is installed and can run the network on the device, else torch.
+        device: see `devices.pick_all`.
+        precision: one of `devices.PRECISIONS`; see `devices.pick_dtype`.
+        compiled: see `CUDAEngine`.
         sha256: of the weights.
-        folder: where OpenVINO's conversions are kept; see `OpenVINOEngine`.
-
-    Returns:
-        The engine and a sentence, empty when there is nothing to say.
+        folder: where conversions are kept; see `OpenVINOEngine`, `ONNXRuntimeEngine`.
 
     Raises:
-        UsageError: see `devices.pick_dtype`.
-        DeviceError: the engine that was chosen is not installed, or cannot run the network.
+        UsageError: choices that make no sense together.
+        DeviceError: the engine or device that was chosen is not here, or cannot run the network.
     """
-    dtype = devices.pick_dtype(precision, device)
-    may_be_openvino = device.type == "cpu" and engine != "torch"
+    wish = devices.wished_engine(engine)
+    places = pick_devices(wish, device)
+    first = places[0]
+    runs_onnx = wish == "onnxruntime" or isinstance(network, OnnxNetwork)
+    if compiled or len(places) > 1:
+        _check_cuda("ONNX Runtime" if runs_onnx else first.type, compiled=compiled)
+    if runs_onnx:
+        _check_onnxruntime(network, engine=wish, precision=precision)
+        # Nobody chose the device: it may be an accelerator that torch does not know.
+        made, note = open_best(
+            network, device=first, accelerate=device == "auto", sha256=sha256, folder=folder
+        )
+        return Opened(made, places, note)
+    if first.type == "cuda":
+        return Opened(_open_cuda(network, places, precision=precision, compiled=compiled), places)
+    dtype = devices.pick_dtype(precision, first)
+    may_be_openvino = first.type == "cpu" and wish != "torch"
     note = ""
-    if engine == "openvino" or (may_be_openvino and devices.has_openvino()):
+    if wish == "openvino" or (may_be_openvino and devices.has_openvino()):
         try:
             name = devices.precision_name(dtype)
             made = OpenVINOEngine(network, precision=name, sha256=sha256, folder=folder)
-            return made, ""
+            return Opened(made, places)
         except DeviceError as error:
-            if engine == "openvino":
+            if wish == "openvino":
                 raise
             note = f"torch ran the network: {str(error).partition('; try')[0]}"
-    return TorchEngine(network, device=device, dtype=dtype), note
+    return Opened(TorchEngine(network, device=first, dtype=dtype), places, note)
+
+
+def open_exact(network: nn.Module, device: torch.device) -> Engine:
+    """The engine that computes again what was not finite in another number format: in fp32."""
+    return TorchEngine(network, device=torch.device(str(device)), dtype=torch.float32)
+
+
+def _check_cuda(place: str, *, compiled: bool) -> None:
+    """Raises UsageError where the network does not run on CUDA, by PyTorch."""
+    if place != "cuda":
+        if compiled:
+            raise UsageError(f"--compile makes CUDA faster, and not {place}: leave it out")
+        raise UsageError(f"{place} runs on one device: name one with --device")
+
+
+def _open_cuda(
+    network: nn.Module, places: Sequence[torch.device], *, precision: str, compiled: bool
+) -> NetworkEngine:
+    """On several devices every one has a copy of the network, and all compute in one precision."""
+    dtypes = {devices.pick_dtype(precision, device) for device in places}
+    # Only ``auto`` gives several, and there is no CUDA device without fp16.
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float16
+    engines = [
+        CUDAEngine(network, device=device, dtype=dtype, compiled=compiled) for device in places
+    ]
+    return engines[0] if len(engines) == 1 else SpreadEngine(engines)
+
+
+def _check_onnxruntime(network: nn.Module, *, engine: str, precision: str) -> None:
+    """Raises UsageError where the user chose what cannot be."""
+    if isinstance(network, OnnxNetwork):
+        if engine not in ("auto", "onnxruntime"):
+            raise UsageError(
+                f"{engine} cannot run an .onnx file, only ONNX Runtime can: --engine onnxruntime"
+            )
+        if precision not in ("auto", network.config.precision):
+            raise UsageError(
+                f"this .onnx file computes in {network.config.precision}, and in nothing else: "
+                f"leave --precision out"
+            )
+    elif precision not in ("auto", "fp32"):
+        raise UsageError(f"ONNX Runtime runs models in fp32, not {precision}: use --precision fp32")

@@ -1,4 +1,4 @@
-"""OpenVINO as a module, without what reports on its users."""
+"""OpenVINO and what belongs to it as modules, without what reports on their users."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 _REPORTER = "openvino_telemetry"
 
 
-def load() -> Any:
-    """The module ``openvino``, imported now if it was not.
+def load(name: str = "openvino") -> Any:
+    """The module ``openvino``, or ``nncf``; imported now if it was not.
 
     To import it sends a line to its makers over the network unless the user, whom nobody asked, has
     forbidden that, or unless the package that does it is missing. So that is missing meanwhile.
 
     Raises ImportError, or whatever a broken installation raises.
     """
-    if "openvino" in sys.modules:
-        return importlib.import_module("openvino")
+    if name in sys.modules:
+        return importlib.import_module(name)
     before = sys.modules.get(_REPORTER)
     sys.modules[_REPORTER] = None  # pyright: ignore[reportArgumentType]
     try:
-        return importlib.import_module("openvino")
+        return importlib.import_module(name)
     finally:
         del sys.modules[_REPORTER]
         if before is not None:

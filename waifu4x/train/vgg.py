@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from waifu4x import weights
-from waifu4x.tensor_files import fail, printable, read_tensor_file
+from waifu4x.given_files import fail, printable
+from waifu4x.tensor_files import read_tensor_file
 from waifu4x.tensor_values import take_floats
 from waifu4x.train.losses import check_same_shape
 
