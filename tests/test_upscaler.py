@@ -640,12 +640,12 @@ def test_progress_does_not_go_back_when_tiles_become_smaller() -> None:
 
     _, model = fake(full_once, scale=2)
     shares: list[float] = []
-    picture = Picture(pixels=noise(4000, 100))  # in four tiles
+    picture = Picture(pixels=noise(4000, 100))  # in tiles of 500 px
     result, facts = upscaler_of(model, tile_px=None).upscale(
         picture, Target(scale=2), on_progress=shares.append
     )
     np.testing.assert_array_equal(result.pixels, enlarged(picture.pixels, 2))
-    assert facts.notes == ("cpu ran out of memory: tiles of 384 px from now on",)
+    assert facts.notes == ("cpu ran out of memory: tiles of 192 px from now on",)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
 
@@ -1096,7 +1096,8 @@ def test_the_networks_own_memory_counts_where_it_is_the_machines(
     upscaler = upscaler_of(fake(scale=2)[1], tile_px=64)
     assert upscaler.runner is not None
     with_network = upscaler.memory_bytes(sized(64, 64), (128, 128))
-    # float32, the margin of 2.5, and a layer that reads 3 and writes 3 · 4 values a pixel.
-    own_bytes = 64 * 64 * 4 * 2.5 * (3 + 12)
+    # float32, the margin of 2.5, and a layer that reads 3 and writes 3 · 4 values a pixel; then four
+    # copies of what it writes.
+    own_bytes = 64 * 64 * 4 * (2.5 * (3 + 12) + 4 * 12)
     monkeypatch.setattr(upscaler.runner, "device", torch.device("cuda", 0))
     assert with_network - upscaler.memory_bytes(sized(64, 64), (128, 128)) == own_bytes

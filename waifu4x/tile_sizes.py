@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -38,13 +38,17 @@ _MAX_TILE_PX = {"cpu": 1280, "xpu": 1024, "mps": 512, "cuda": 1024}
 _MAX_BATCH = {"cpu": 1, "xpu": 1, "mps": 1, "cuda": 16}
 # Of the memory that is free now; the rest is for fragmentation and for others.
 _MEMORY_SHARE = 0.5
-# On a CPU tiles larger than this are no faster, and others need the memory, too.
+# A CPU is no faster with larger tiles, and others need the memory, too; a picture that is not large
+# shall not take as much.
 _MOST_TILE_BYTES = 3 * 2**29
+_MODEST_TILE_BYTES = 3 * 2**28
 # A row of tiles lies in memory while it is put together, where a picture is streamed.
 _MOST_BAND_BYTES = 2**29
-# A tile that is so much slower than the best one is taken if it is larger: it shows less of the
-# picture twice, and differences below are noise.
-_AS_FAST = 1.1
+# A way that is so much slower than the fastest is taken where it shows the network less twice:
+# smaller differences are noise, and a large picture is a lot to show twice.
+_AS_FAST = 1.02
+_AS_FAST_IF_LARGE = 1.1
+_LONGEST = 3
 
 # Seconds per pixel by a square window's side, over those of the best one: the default model, on two
 # cores with AMX, in PyTorch; OpenVINO's are nearly the same. A GPU has no such caches.
@@ -62,6 +66,23 @@ _FORMAT = 1
 _SMALL_WINDOW_PX = 64
 # Runs of a few milliseconds differ by half from one to the next.
 _TIMED_AT_LEAST_S = 0.1
+
+
+class _Cut(NamedTuple):
+    """One way of cutting an axis: tiles of at most `side_px` become `count` windows."""
+
+    side_px: int
+    count: int
+    window_px: int
+
+
+class _Way(NamedTuple):
+    """One way of cutting a picture."""
+
+    cost: float
+    shown_px: int
+    count: int
+    sides_px: tuple[int, int]
 
 
 class TileSizes:
@@ -107,27 +128,54 @@ class TileSizes:
     def plan(self, height_px: int, width_px: int) -> TileGrid:
         """The tiles that a picture of this size (a multiple of the network's) is cut into."""
         if self._wished_px is not None:
-            return self._cut((height_px, width_px), self._wished_px)
+            return self._cut((height_px, width_px), self._wished_px, self._wished_px)
         if height_px * width_px >= CALIBRATED_FROM_PX:
             self._calibrate()
-        affordable_px = self._affordable_px()
-        fitting = [
-            grid
-            for tile_px in TILES_PX
-            if tile_px <= self._limit_px
-            if math.prod((grid := self._cut((height_px, width_px), tile_px)).window_px)
-            <= affordable_px
+        return self._cut((height_px, width_px), *self._best_sides((height_px, width_px)))
+
+    def _best_sides(self, size_px: tuple[int, int]) -> tuple[int, int]:
+        """The most rows and the most columns that a core shall have."""
+        large = math.prod(size_px) >= CALIBRATED_FROM_PX
+        affordable_px = self._affordable_px(large=large)
+        ways = [
+            _Way(
+                cost=self._cost(down.count * across.count, down.window_px * across.window_px),
+                shown_px=down.count * down.window_px * across.count * across.window_px,
+                count=down.count * across.count,
+                sides_px=(down.side_px, across.side_px),
+            )
+            for down in self._cuts(size_px[0], most_px=self._most_rows(size_px[1]))
+            for across in self._cuts(size_px[1])
+            if down.window_px * across.window_px <= affordable_px
+            # What windows cost was measured for squares, and a strip of a few rows is none.
+            and max(down.side_px, across.side_px) <= _LONGEST * min(down.side_px, across.side_px)
         ]
-        grids = fitting or [self._cut((height_px, width_px), MIN_TILE_PX)]
-        costs = [self._cost(grid) for grid in grids]
-        return max(
-            (
-                grid
-                for grid, cost in zip(grids, costs, strict=True)
-                if cost <= min(costs) * _AS_FAST
-            ),
-            key=lambda grid: (grid.core_px, -len(grid)),
-        )
+        if not ways:
+            return MIN_TILE_PX, MIN_TILE_PX
+        limit = min(ways).cost * (_AS_FAST_IF_LARGE if large else _AS_FAST)
+        best = min((way for way in ways if way.cost <= limit), key=lambda way: way[1:])
+        return best.sides_px
+
+    def _cuts(self, size_px: int, *, most_px: int | None = None) -> list[_Cut]:
+        """Every way of cutting an axis that another side of tiles gives."""
+        sides_px = [side_px for side_px in TILES_PX if side_px <= self._limit_px]
+        if most_px is not None and most_px < sides_px[-1]:
+            sides_px = [*(s for s in sides_px if s < most_px), max(most_px, MIN_TILE_PX)]
+        cuts = {
+            tiling.windows(
+                size_px,
+                tile_px=max(side_px, self._multiple),
+                halo_px=self.halo_px,
+                multiple=self._multiple,
+            ): side_px
+            for side_px in sides_px
+        }
+        return [_Cut(side_px, *cut) for cut, side_px in cuts.items()]
+
+    def _most_rows(self, width_px: int) -> int:
+        """A row of tiles is put together in memory where a picture is streamed."""
+        row_bytes = width_px * self._engine.scale**2 * self._engine.channels
+        return _MOST_BAND_BYTES // row_bytes
 
     def batch_size(self, grid: TileGrid) -> int:
         """How many tiles of `grid` the device takes at once, however many there are."""
@@ -175,38 +223,31 @@ class TileSizes:
             side_px = _SMALL_WINDOW_PX
         if side_px not in self._rates:
             self._rates[side_px] = self._seconds_per_px(side_px) / self._relative(side_px**2)
-        return self._cost(grid) * self._rates[side_px]
+        return self._cost(len(grid), area_px) * self._rates[side_px]
 
-    def _cut(self, size_px: tuple[int, int], tile_px: int) -> TileGrid:
-        tile_px = max(tile_px, self._multiple)
-        columns_px = size_px[1] * self._engine.scale
-        row_bytes = columns_px * self._engine.scale * self._engine.channels
-        # An explicit tile is what it was asked to be.
-        rows_px = tile_px if self._wished_px else min(tile_px, _MOST_BAND_BYTES // row_bytes)
+    def _cut(self, size_px: tuple[int, int], rows_px: int, columns_px: int) -> TileGrid:
         return tiling.plan(
             size_px,
-            tile_px=tile_px,
+            tile_px=max(columns_px, self._multiple),
             halo_px=self.halo_px,
             multiple=self._multiple,
             rows_px=max(rows_px, self._multiple),
         )
 
-    def _cost(self, grid: TileGrid) -> float:
-        """Of all tiles, until the last device has done its share; in seconds or any other unit."""
-        area_px = math.prod(grid.window_px)
-        share = math.ceil(len(grid) / len(self._devices))
-        return share * area_px * self._relative(area_px)
+    def _cost(self, count: int, area_px: int) -> float:
+        """Of so many windows, until the last device has done its share; in any unit of time."""
+        return math.ceil(count / len(self._devices)) * area_px * self._relative(area_px)
 
     def _relative(self, area_px: int) -> float:
         """What a pixel costs in a window of this area, by the curve: linear between its points."""
         sides, costs = list(self._curve), list(self._curve.values())
         return float(np.interp(math.sqrt(area_px), sides, costs))  # constant beyond its ends
 
-    def _affordable_px(self) -> float:
-        """How many input pixels a device can take at once."""
+    def _affordable_px(self, *, large: bool = True) -> float:
+        """How many input pixels a device can take at once; fewer of a picture that is not large."""
         most_bytes = min(map(devices.free_bytes, self._devices)) * _MEMORY_SHARE
         if self._device.type == "cpu":
-            most_bytes = min(most_bytes, _MOST_TILE_BYTES)
+            most_bytes = min(most_bytes, _MOST_TILE_BYTES if large else _MODEST_TILE_BYTES)
         if self._memory_bytes is not None:
             most_bytes = min(most_bytes, self._memory_bytes)
         return most_bytes / self._engine.bytes_per_px()

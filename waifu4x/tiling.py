@@ -119,19 +119,25 @@ def plan(
     return TileGrid(rows=rows, columns=columns)
 
 
-def _spans(size_px: int, *, tile_px: int, halo_px: int, multiple: int) -> tuple[Span, ...]:
+def windows(size_px: int, *, tile_px: int, halo_px: int, multiple: int = 1) -> tuple[int, int]:
+    """How many spans `plan` cuts an axis into, and how long the window of each is, in px."""
     if size_px < 1 or size_px % multiple or tile_px < multiple or halo_px < 0:
         raise ValueError(f"cannot tile {size_px} px by {tile_px} px in multiples of {multiple}")
     # In units of `multiple`, rounded so that tiles never grow and halos never shrink.
     units, tile, halo = size_px // multiple, tile_px // multiple, -(-halo_px // multiple)
     count = -(-units // tile)
+    longest = -(-units // count)
+    return count, min(units, longest + 2 * halo) * multiple
+
+
+def _spans(size_px: int, *, tile_px: int, halo_px: int, multiple: int) -> tuple[Span, ...]:
+    count, window_px = windows(size_px, tile_px=tile_px, halo_px=halo_px, multiple=multiple)
+    units, window, halo = size_px // multiple, window_px // multiple, -(-halo_px // multiple)
     edges = [number * units // count for number in range(count + 1)]
-    longest = max(stop - start for start, stop in itertools.pairwise(edges))
-    window = min(units, longest + 2 * halo)
     return tuple(
         Span(
             window_start=min(max(start - halo, 0), units - window) * multiple,
-            window_px=window * multiple,
+            window_px=window_px,
             core_start=start * multiple,
             core_stop=stop * multiple,
         )

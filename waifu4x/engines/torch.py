@@ -16,6 +16,8 @@ from waifu4x.engines.torch_fused import FusedConvolutions
 # Residual and dense networks keep earlier activations alive beside the layer that is computed, and
 # oneDNN and cuDNN take workspace.
 _ACTIVATION_MARGIN = 2.5
+# In float32: what the network adds at its end, its sum, and that while it becomes integers.
+_OUTPUT_COPIES = 4
 _INTEGERS = {np.dtype(np.uint8): torch.uint8, np.dtype(np.uint16): torch.uint16}
 
 
@@ -72,7 +74,8 @@ class TorchEngine:
         if self._bytes_per_px is None:
             size_bytes = torch.finfo(self._dtype).bits // 8
             peak = peak_values_per_px(self._network, self.device)
-            self._bytes_per_px = _ACTIVATION_MARGIN * size_bytes * peak
+            output_bytes = _OUTPUT_COPIES * 4 * self.channels * self.scale**2
+            self._bytes_per_px = _ACTIVATION_MARGIN * size_bytes * peak + output_bytes
         return self._bytes_per_px
 
 
