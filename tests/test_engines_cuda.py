@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -241,6 +242,18 @@ def test_of_many_sizes_those_that_were_used_last_are_kept() -> None:
 
 
 # -- compiling -------------------------------------------------------------------------------------
+
+
+def test_compiling_advises_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def advise(x: Tensor) -> Tensor:
+        warnings.warn("TensorFloat32 is available but not enabled", stacklevel=1)
+        return x
+
+    monkeypatch.setattr(torch, "compile", lambda run, **how: advise)
+    run = cuda._compiled(lambda x: x)
+    run(torch.zeros(1))
+    with pytest.raises(UserWarning):  # of what runs later nothing is hidden
+        run(torch.zeros(1))
 
 
 def test_every_compiled_function_has_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ _MAX_TILE_PX = {"cpu": 1280, "xpu": 1024, "mps": 512, "cuda": 1024}
 # One by one on MPS: an array above 4 GiB there ends the process, and no error could be caught
 # (https://github.com/pytorch/pytorch/issues/143859).
 _MAX_BATCH = {"cpu": 1, "xpu": 1, "mps": 1, "cuda": 16}
+# A batch goes up while the one before it is computed and the one before that comes down: a picture
+# should be several, and buffers for them are main memory that cannot be swapped.
+_MOST_BATCH_PX = 2_000_000
 # Of the memory that is free now; the rest is for fragmentation and for others.
 _MEMORY_SHARE = 0.5
 # A CPU is no faster with larger tiles, and others need the memory, too; a picture that is not large
@@ -179,8 +182,8 @@ class TileSizes:
 
     def batch_size(self, grid: TileGrid) -> int:
         """How many tiles of `grid` the device takes at once, however many there are."""
-        affordable = int(self._affordable_px() // math.prod(grid.window_px))
-        return max(1, min(self._batch_limit, affordable))
+        most_px = min(self._affordable_px(), _MOST_BATCH_PX)
+        return max(1, min(self._batch_limit, int(most_px // math.prod(grid.window_px))))
 
     def give_way(self, grid: TileGrid, *, batch_size: int) -> str | None:
         """Take less memory after it was full for `batch_size` tiles of `grid` at once.

@@ -14,8 +14,10 @@ the network takes longer. Results come down as the integers that they will becom
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -115,7 +117,7 @@ class CUDAEngine(TorchEngine):
         """
         super().__init__(copy.deepcopy(network), device=device, dtype=dtype)
         self._streams = Streams.on(device)
-        self._compiled = compiled
+        self._tuned = compiled
         self._forward_there: Forward = self._plain
         if compiled:
             self._forward_there = FixedShapes(self._plain, lambda: _compiled(self._plain))
@@ -137,7 +139,7 @@ class CUDAEngine(TorchEngine):
     def _on_device(self, x: Tensor) -> Tensor:
         with (
             devices.autocast(self.device, self._dtype),
-            devices.true_fp32(self.device, tuned=self._compiled),
+            devices.true_fp32(self.device, tuned=self._tuned),
         ):
             return self._forward_there(x)
 
@@ -211,9 +213,16 @@ def _compiled(forward: Forward) -> Forward:
     }
     compiled = torch.compile(alone, fullgraph=True, dynamic=False, options=options)
 
+    began = False
+
     def run(x: Tensor) -> Tensor:
+        nonlocal began
+        # Compiling gives advice, which is for whoever writes programs.
+        quiet = nullcontext() if began else warnings.catch_warnings(action="ignore")
+        began = True
         try:
-            return compiled(x)
+            with quiet:
+                return compiled(x)
         except TorchDynamoException as error:
             cause = getattr(error, "inner_exception", error)
             if devices.is_out_of_memory(cause):
