@@ -2,17 +2,19 @@
 
 A module imports only from rows above its own:
 
-     0  errors  version  plugins  jxl_header
+     0  errors  version  plugins  jxl_header  strips
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
-     1  palettes  pages  png_stream
+     1  palettes  pages  png_stream  engines.openvino_quietly  engines.openvino_gpus
      1  given_files  model_facts
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
+     2  strip_colors
      3  decoders  encoders  key_layouts  engines  tensor_values
      4  sequences  pictures  checkpoints  engines.torch  engines.torch_fused  engines.ensemble
-     4  engines.openvino  engines.choice  windows  tile_sizes
+     4  engines.openvino  engines.choice  engines.cuda  engines.spread  windows  tile_sizes
      5  weights  tiled  provenance  animations  headers  onnx_bytes  kept_starts
-     6  enlarging  onnx_files
-     7  upscaler
+     5  enlarging
+     6  onnx_files  upscaler  strip_stages  huge
+     7  streaming
      8  batch  models  blending  exporting
      9  bench
     10  train  compare
@@ -61,6 +63,7 @@ WITHOUT_TORCH = (
         "encoders",
         "weights",
     ),
+    *("strips", "streaming", "huge.reading", "huge.writing"),
     *("pictures", "upscaler", "models", "engines", "tiled", "tile_sizes", "windows", "devices"),
     *("kept_starts", "model_facts", "given_files", "engines.openvino_compiled"),
     *("bench.metrics", "bench.datasets", "bench.protocol", "bench.measures", "bench.niqe"),

@@ -10,6 +10,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from waifu4x.strips import Rows
+
 # ITU-R BT.601, studio range, as MATLAB's rgb2ycbcr has it: rows give Y, Cb, Cr of RGB in [0, 1].
 # https://www.mathworks.com/help/images/ref/rgb2ycbcr.html
 _YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -18,6 +20,9 @@ _RGB = np.linalg.inv(_YCBCR)
 
 # Rows handled at once where a whole-picture intermediate would double the memory needed.
 _BAND_ROWS = 256
+
+LOCK_RADIUS_PX = 8
+"""How far what counts as a low frequency reaches, in pixels of the original."""
 
 
 def luma(rgb: np.ndarray) -> npt.NDArray[np.float64]:
@@ -50,6 +55,11 @@ def ycbcr_to_rgb(ycbcr: np.ndarray) -> npt.NDArray[np.float32]:
     return rgb
 
 
+def rows_of(plane: np.ndarray) -> Rows:
+    """What lies in memory, for those who work on rows."""
+    return lambda start, stop: plane[start:stop]
+
+
 def bleed_alpha(pixels: np.ndarray, alpha: np.ndarray) -> npt.NDArray[np.float32]:
     """Fill the colour below fully transparent pixels from the visible ones around them.
 
@@ -68,39 +78,48 @@ def bleed_alpha(pixels: np.ndarray, alpha: np.ndarray) -> npt.NDArray[np.float32
         return filled
     weight = alpha.astype(np.float32)
     weight /= weight.max()
-    _fill_holes(filled, np.maximum(weight, 0.0), holes)
+    fill_holes(filled, np.maximum(weight, 0.0))
     return filled
 
 
-def _fill_holes(
-    color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], holes: npt.NDArray[np.bool_]
-) -> None:
-    """Fill `color` in place where `holes`; `weight` is 0 exactly there."""
+def fill_holes(color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> None:
+    """The push-pull fill of `bleed_alpha`, in place; see `halve_colors` for what it works on."""
+    holes = weight <= 0
     if not holes.any():
         return
-    smaller = _halve(color * weight[..., None])
-    smaller_weight = _halve(weight)
-    smaller_holes = smaller_weight <= 0
-    smaller /= np.where(smaller_holes, 1.0, smaller_weight)[..., None]
-    # Only how much of a block is covered matters, not how many pixels it has.
-    _fill_holes(smaller, np.minimum(smaller_weight, 1.0), smaller_holes)
-    height, width = holes.shape
+    smaller, smaller_weight = halve_colors(color, weight)
+    fill_holes(smaller, smaller_weight)
+    height = len(holes)
     for top in range(0, height, _BAND_ROWS):
         rows = slice(top, min(top + _BAND_ROWS, height))
         if holes[rows].any():
-            larger = _resize_linear(smaller, height, width, rows=rows)
+            larger = resize_linear(rows_of(smaller), smaller.shape[:2], holes.shape, rows=rows)
             np.copyto(color[rows], larger, where=holes[rows][..., None])
-    _fill_touching(color, weight, holes)
+    fill_touching(color, weight)
 
 
-def _fill_touching(
-    color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], holes: npt.NDArray[np.bool_]
-) -> None:
-    """Fill the holes next to something visible from just that.
+def halve_colors(
+    color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """One level of the pyramid from the one that is twice as large.
+
+    color: (h, w, C), anything where weight is 0; weight: (h, w) in [0, 1]. Both results are as
+    large as half of that, rounded up.
+    """
+    smaller = _halve(color * weight[..., None])
+    smaller_weight = _halve(weight)
+    smaller /= np.where(smaller_weight <= 0, 1.0, smaller_weight)[..., None]
+    # Only how much of a block is covered matters, not how many pixels it has.
+    return smaller, np.minimum(smaller_weight, 1.0)
+
+
+def fill_touching(color: npt.NDArray[np.float32], weight: npt.NDArray[np.float32]) -> None:
+    """Fill the holes next to something visible from just that, in place.
 
     Push-pull alone mixes far colours in where an edge lies on the border of a block; done at every
     size, this keeps what is near to an edge like the edge.
     """
+    holes = weight <= 0
     near = ~holes
     for axis in (0, 1):
         inner = np.moveaxis(near.copy(), axis, 0)
@@ -131,7 +150,7 @@ def _halve(plane: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def lock_low_frequencies(
-    output: np.ndarray, reference: np.ndarray, *, radius_px: int = 8
+    output: np.ndarray, reference: np.ndarray, *, radius_px: int = LOCK_RADIUS_PX
 ) -> npt.NDArray[np.float32]:
     """Give `output` the low frequencies (colour, brightness) of `reference`, keeping its detail.
 
@@ -145,16 +164,17 @@ def lock_low_frequencies(
     upscaled, h <= H and w <= W. radius_px: in pixels of the reference. Returns (H, W, C) float32 in
     [0, 1]; where the low frequencies agree already, `output` as it was.
     """
-    height, width = output.shape[:2]
+    height = len(output)
     small = _area_average(output, reference.shape[0], reference.shape[1])
     difference = reference.astype(np.float32) - small
     for axis in (0, 1):
         for _ in range(3):
-            difference = _box_blur(difference, radius_px, axis=axis)
+            difference = box_blur(difference, radius_px, axis=axis)
     result = np.empty(output.shape, dtype=np.float32)
     for top in range(0, height, _BAND_ROWS):
         rows = slice(top, min(top + _BAND_ROWS, height))
-        band = _resize_linear(difference, height, width, rows=rows)
+        size_px = difference.shape[:2]
+        band = resize_linear(rows_of(difference), size_px, output.shape[:2], rows=rows)
         band += output[rows]
         np.clip(band, 0.0, 1.0, out=result[rows])
     return result
@@ -170,12 +190,32 @@ def restore_plateaus(alpha_out: np.ndarray, alpha_in: np.ndarray) -> np.ndarray:
     alpha_out: (H, W); alpha_in: (h, w); each uint8, uint16 or float with 1.0 as the maximum.
     Returns (H, W) of alpha_out's dtype; all other pixels are guaranteed to be as they were.
     """
+    rows = slice(0, len(alpha_out))
+    shape = alpha_out.shape[0], alpha_out.shape[1]
+    return restore_plateaus_rows(alpha_out, rows_of(alpha_in), alpha_in.shape[:2], shape, rows=rows)
+
+
+def restore_plateaus_rows(
+    alpha_out: np.ndarray,
+    alpha_in: Rows,
+    in_px: tuple[int, ...],
+    out_px: tuple[int, ...],
+    *,
+    rows: slice,
+) -> np.ndarray:
+    """`restore_plateaus` for the rows `rows` alone.
+
+    alpha_out: those rows, (n, W), of an alpha of `out_px` (height, width); alpha_in: the rows of
+    the original of `in_px`. Returns (n, W).
+    """
+    down = _support(in_px[0], out_px[0], rows)
+    across = _support(in_px[1], out_px[1], slice(0, out_px[1]))
+    first = int(down[0, 0])
+    source = alpha_in(first, int(down[-1, -1]) + 1)
     result = alpha_out.copy()
-    for level_in, level_out in ((0, 0), (_full(alpha_in), _full(alpha_out))):
-        flat = alpha_in == level_in
-        for axis in (0, 1):
-            flat = _all_in_support(flat, alpha_out.shape[axis], axis=axis)
-        result[flat] = level_out
+    for level_in, level_out in ((0, 0), (_full(source), _full(alpha_out))):
+        flat = _all_of(source == level_in, down - first, axis=0)
+        result[_all_of(flat, across, axis=1)] = level_out
     return result
 
 
@@ -183,43 +223,64 @@ def _full(plane: np.ndarray) -> float:
     return float(np.iinfo(plane.dtype).max) if plane.dtype.kind in "iu" else 1.0
 
 
-def _all_in_support(
-    flags: npt.NDArray[np.bool_], size_px: int, *, axis: int
-) -> npt.NDArray[np.bool_]:
-    """Along `axis`, for each of `size_px` places: are all pixels under the cubic kernel flagged."""
-    flags = np.moveaxis(flags, axis, 0)
-    scale = size_px / len(flags)
+def _support(in_px: int, out_px: int, places: slice) -> npt.NDArray[np.intp]:
+    """(n, k): for each of these places of an axis, the pixels under the cubic kernel."""
+    scale = out_px / in_px
     reach = math.ceil(2.0 * max(1.0, 1.0 / scale))
-    left = np.floor((np.arange(size_px) + 0.5) / scale - 0.5).astype(np.intp)
-    found = np.ones((size_px, *flags.shape[1:]), dtype=bool)
-    for offset in range(1 - reach, reach + 1):
-        found &= flags[np.clip(left + offset, 0, len(flags) - 1)]
+    left = np.floor((np.arange(places.start, places.stop) + 0.5) / scale - 0.5).astype(np.intp)
+    return np.clip(left[:, None] + np.arange(1 - reach, reach + 1), 0, in_px - 1)
+
+
+def _all_of(
+    flags: npt.NDArray[np.bool_], places: npt.NDArray[np.intp], *, axis: int
+) -> npt.NDArray[np.bool_]:
+    """Along `axis`, for each row (k,) of `places`: are all of these pixels flagged."""
+    flags = np.moveaxis(flags, axis, 0)
+    found = np.ones((len(places), *flags.shape[1:]), dtype=bool)
+    for place in places.T:
+        found &= flags[place]
     return np.moveaxis(found, 0, axis)
 
 
 def _area_average(plane: np.ndarray, height_px: int, width_px: int) -> npt.NDArray[np.float32]:
     """Shrink (H, W, C) to (height_px, width_px, C): each result is the mean of its area."""
-    rows = np.empty((height_px, *plane.shape[1:]), dtype=np.float32)
-    step = plane.shape[0] / height_px
-    for row in range(height_px):
-        rows[row] = _mean_of_span(plane, row * step, (row + 1) * step)
-    columns = np.ascontiguousarray(rows.swapaxes(0, 1))
-    step = columns.shape[0] / width_px
-    averaged = np.empty((width_px, *columns.shape[1:]), dtype=np.float32)
-    for column in range(width_px):
-        averaged[column] = _mean_of_span(columns, column * step, (column + 1) * step)
-    return averaged.swapaxes(0, 1)
+    rows = slice(0, height_px)
+    return average_area(rows_of(plane), plane.shape[:2], (height_px, width_px), rows=rows)
 
 
-def _mean_of_span(plane: np.ndarray, start: float, stop: float) -> np.ndarray:
-    first, last = int(start), min(math.ceil(stop - 1e-9), len(plane))
+def average_area(
+    source: Rows, in_px: tuple[int, ...], out_px: tuple[int, ...], *, rows: slice
+) -> npt.NDArray[np.float32]:
+    """Rows `rows` of a picture of `in_px` (height, width) shrunk to `out_px`: means of areas.
+
+    source: its rows, (n, W, C). Returns (n, w, C).
+    """
+    shrunk = _means(source, in_px[0], out_px[0], rows)
+    columns = np.ascontiguousarray(shrunk.swapaxes(0, 1))
+    return _means(rows_of(columns), in_px[1], out_px[1], slice(0, out_px[1])).swapaxes(0, 1)
+
+
+def _means(source: Rows, in_px: int, out_px: int, rows: slice) -> npt.NDArray[np.float32]:
+    first = _mean_of_span(source, rows.start, in_px / out_px, in_px)
+    means = np.empty((rows.stop - rows.start, *first.shape), dtype=np.float32)
+    means[0] = first
+    for number in range(1, len(means)):
+        means[number] = _mean_of_span(source, rows.start + number, in_px / out_px, in_px)
+    return means
+
+
+def _mean_of_span(source: Rows, number: int, step: float, in_px: int) -> np.ndarray:
+    """What row `number` of a result covers, `step` of the `in_px` rows of `source`, as its mean."""
+    start, stop = number * step, (number + 1) * step
+    first, last = int(start), min(math.ceil(stop - 1e-9), in_px)
     weights = np.ones(last - first, dtype=np.float32)
     weights[0] -= start - first
     weights[-1] -= max(last - stop, 0.0)
-    return np.tensordot(weights / weights.sum(), plane[first:last].astype(np.float32), axes=1)
+    covered = source(first, last).astype(np.float32, copy=False)
+    return np.tensordot(weights / weights.sum(), covered, axes=1)
 
 
-def _box_blur(
+def box_blur(
     plane: npt.NDArray[np.float32], radius_px: int, *, axis: int
 ) -> npt.NDArray[np.float32]:
     """Running mean over 2·radius_px + 1 pixels, the border pixels repeated."""
@@ -234,14 +295,17 @@ def _box_blur(
     return ((high - low) / window).astype(np.float32)
 
 
-def _resize_linear(
-    plane: npt.NDArray[np.float32], height_px: int, width_px: int, *, rows: slice
+def resize_linear(
+    source: Rows, in_px: tuple[int, ...], out_px: tuple[int, ...], *, rows: slice
 ) -> npt.NDArray[np.float32]:
-    """Rows `rows` of (h, w, C) enlarged to (height_px, width_px, C), pixel centres aligned."""
-    top, bottom, part = _linear_taps(plane.shape[0], height_px)
-    part = part[rows, None, None]
-    band = plane[top[rows]] * (1.0 - part) + plane[bottom[rows]] * part
-    left, right, part = _linear_taps(plane.shape[1], width_px)
+    """Rows `rows` of a picture of `in_px` (height, width) enlarged to `out_px`, pixel centres
+    aligned. source: its rows, (n, w, C). Returns (n, W, C)."""
+    top, bottom, part = _linear_taps(in_px[0], out_px[0], rows)
+    first = int(top[0])
+    plane = source(first, int(bottom[-1]) + 1)
+    part = part[:, None, None]
+    band = plane[top - first] * (1.0 - part) + plane[bottom - first] * part
+    left, right, part = _linear_taps(in_px[1], out_px[1], slice(0, out_px[1]))
     part = part[:, None]
     larger = band[:, left] * (1.0 - part)
     larger += band[:, right] * part
@@ -249,9 +313,9 @@ def _resize_linear(
 
 
 def _linear_taps(
-    size_px: int, larger_px: int
+    size_px: int, larger_px: int, places: slice
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    centre = (np.arange(larger_px) + 0.5) * (size_px / larger_px) - 0.5
+    centre = (np.arange(places.start, places.stop) + 0.5) * (size_px / larger_px) - 0.5
     centre = np.clip(centre, 0, size_px - 1)
     first = np.floor(centre).astype(np.intp)
     second = np.minimum(first + 1, size_px - 1)

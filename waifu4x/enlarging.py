@@ -22,8 +22,8 @@ from waifu4x.resample import Kernel, resize
 if TYPE_CHECKING:
     from waifu4x.checkpoints import Model  # it needs torch, and kernels do not
 
-# Beyond the network's own scale this filter is the sharpest that does not invent structure.
-_LAST_RESAMPLE: Kernel = "lanczos"
+LAST_RESAMPLE: Kernel = "lanczos"
+"""Beyond the network's own scale this filter is the sharpest that does not invent structure."""
 # Colours are converted so many rows at a time, to keep temporaries small.
 _BAND_ROWS = 256
 
@@ -61,28 +61,44 @@ class Shares:
 
 
 @dataclass(kw_only=True)
-class Enlargement:
-    """Pictures on their way: what the colours and the alphas of all of them have in common."""
+class Way:
+    """How values in [0, 1] become a larger picture's integers."""
 
     model: Model | Kernel
-    run: Run | None
-    """What runs the model; None for a kernel."""
     size_px: tuple[int, int]
     """(height, width) of every result."""
     factors: tuple[float, ...]
     """By how much each pass enlarges; empty where only a kernel works."""
     dtype: np.dtype
-    progress: Shares
     strength: float = 1.0
     color_fix: bool = False
+
+    def needs_no_floats(self, in_px: tuple[int, ...], model: Model) -> bool:
+        """Whether the last pass gives the result, so that nothing is to be done with its floats.
+
+        in_px: height and width of the original.
+        """
+        if model.pre_upsampled or model.channels_in == 1 or self.strength < 1.0 or self.color_fix:
+            return False
+        reached = model.scale ** len(self.factors)
+        return (in_px[0] * reached, in_px[1] * reached) == self.size_px
+
+
+@dataclass(kw_only=True)
+class Enlargement(Way):
+    """Pictures on their way: what the colours and the alphas of all of them have in common."""
+
+    run: Run | None
+    """What runs the model; None for a kernel."""
+    progress: Shares
 
     def enlarge(self, images: Sequence[FloatArray]) -> list[npt.NDArray]:
         """Each (h, w, C) float in [0, 1] -> (H, W, C) of `dtype`; they are of one shape."""
         model = self.model
         if isinstance(model, str) or not self.factors:
-            kernel = model if isinstance(model, str) else _LAST_RESAMPLE
+            kernel = model if isinstance(model, str) else LAST_RESAMPLE
             done = [from_unit(resize(i, self.size_px, kernel=kernel), self.dtype) for i in images]
-        elif self._needs_no_floats(images[0], model):
+        elif self.needs_no_floats(images[0].shape, model):
             channels = images[0].shape[2]
             canvases = [Canvas(self.size_px, channels=channels, dtype=self.dtype) for _ in images]
             done = self._run_passes(images, model, canvases)
@@ -120,16 +136,9 @@ class Enlargement:
         results = self._run_passes(images, model, None)
         if results[0].shape[:2] != self.size_px:
             for number in range(len(results)):
-                resized = resize(results[number], self.size_px, kernel=_LAST_RESAMPLE)
+                resized = resize(results[number], self.size_px, kernel=LAST_RESAMPLE)
                 results[number] = np.clip(resized, 0.0, 1.0, out=resized)
         return results
-
-    def _needs_no_floats(self, image: FloatArray, model: Model) -> bool:
-        """Whether the last pass gives the result, so that nothing is to be done with its floats."""
-        if model.pre_upsampled or self.strength < 1.0 or self.color_fix:
-            return False
-        reached = model.scale ** len(self.factors)
-        return (image.shape[0] * reached, image.shape[1] * reached) == self.size_px
 
     def _mixed(self, result: FloatArray, image: FloatArray) -> FloatArray:
         """Colour lock and strength; `result` may be overwritten."""
@@ -144,15 +153,14 @@ class Enlargement:
 
     def _enlarge_luma(self, images: Sequence[FloatArray], model: Model) -> list[npt.NDArray]:
         """Y through the network, Cb and Cr by bicubic interpolation, as the papers do."""
-        ycbcr = [color.rgb_to_ycbcr(np.broadcast_to(i, (*i.shape[:2], 3))) for i in images]
+        ycbcr = [to_ycbcr(image) for image in images]
         results = self.run_network([planes[..., :1] for planes in ycbcr], model)
         for number, planes in enumerate(ycbcr):
             if images[number].shape[2] == 1:
-                results[number] -= np.float32(16.0 / 255.0)
-                results[number] *= np.float32(255.0 / 219.0)
+                results[number] = to_gray(results[number])
             else:
                 chroma = resize(planes[..., 1:], self.size_px)
-                results[number] = _to_rgb(results[number], chroma)
+                results[number] = to_rgb(results[number], chroma)
         return results
 
     def _run_passes(
@@ -164,7 +172,7 @@ class Enlargement:
         for number, factor in enumerate(self.factors):
             final = number == len(self.factors) - 1
             if model.pre_upsampled:
-                size_px = self.size_px if final else _times(passing[0], factor)
+                size_px = self.size_px if final else times(passing[0].shape, factor)
                 passing = [resize(image, size_px) for image in passing]
 
             def inside(share: float, done: int = number) -> None:
@@ -179,11 +187,24 @@ def is_flat(alpha: npt.NDArray) -> bool:
     return bool((alpha == alpha.flat[0]).all())
 
 
-def _times(image: FloatArray, factor: float) -> tuple[int, int]:
-    return round(image.shape[0] * factor), round(image.shape[1] * factor)
+def times(in_px: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """What a pass that is given an upscaled picture makes of one of `in_px`."""
+    return round(in_px[0] * factor), round(in_px[1] * factor)
 
 
-def _to_rgb(luma: FloatArray, chroma: FloatArray) -> FloatArray:
+def to_ycbcr(image: FloatArray) -> FloatArray:
+    """(h, w, 1 or 3) float32 in [0, 1] -> (h, w, 3), as `color.rgb_to_ycbcr` gives it."""
+    return color.rgb_to_ycbcr(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def to_gray(luma: FloatArray) -> FloatArray:
+    """Studio-range luma becomes gray in [0, 1], in place."""
+    luma -= np.float32(16.0 / 255.0)
+    luma *= np.float32(255.0 / 219.0)
+    return luma
+
+
+def to_rgb(luma: FloatArray, chroma: FloatArray) -> FloatArray:
     """(H, W, 1) and (H, W, 2), as `color.rgb_to_ycbcr` gives them, to (H, W, 3)."""
     rgb = np.empty((*luma.shape[:2], 3), dtype=np.float32)
     for top in range(0, len(rgb), _BAND_ROWS):

@@ -12,12 +12,14 @@ on low-resolution pictures made that way, so one grey level off here shows up in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+
+from waifu4x.strips import Rows, RowWindow
 
 Kernel = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 KERNELS: tuple[Kernel, ...] = get_args(Kernel)
@@ -28,6 +30,8 @@ FloatArray = npt.NDArray[np.floating]
 _BLOCK_PX = 32
 # Rows of the picture that are worked on at a time, so that temporaries stay in the cache.
 _BAND_PX = 64
+# Of the taps along a tall picture, so many lie in memory at a time where it comes in rows.
+_TAPS_AT_ONCE = 1024
 
 
 def _box(t: FloatArray) -> FloatArray:
@@ -76,10 +80,18 @@ class _Taps:
 
 def _taps(in_px: int, out_px: int, *, scale: float, kernel: Kernel) -> _Taps:
     """MATLAB's `contributions`: the taps of every output sample along one axis."""
+    taps = _padded_taps(in_px, range(out_px), scale=scale, kernel=kernel)
+    used = np.any(taps.weights != 0.0, axis=0)
+    return _Taps(indices=taps.indices[:, used], weights=taps.weights[:, used])
+
+
+def _padded_taps(in_px: int, outputs: range, *, scale: float, kernel: Kernel) -> _Taps:
+    """The taps of some output samples, with some of weight 0 beside them."""
     shape = _SHAPES[kernel]
     stretch = min(scale, 1.0) if shape.antialias else 1.0
     support_px = shape.support_px / stretch
-    centres = (np.arange(1, out_px + 1)) / scale + 0.5 * (1.0 - 1.0 / scale)
+    numbers = np.arange(outputs.start + 1, outputs.stop + 1)
+    centres = numbers / scale + 0.5 * (1.0 - 1.0 / scale)
     left = np.floor(centres - support_px / 2.0)
     positions = left[:, None] + np.arange(math.ceil(support_px) + 2)[None, :]
     weights = stretch * shape.weigh(stretch * (centres[:, None] - positions))
@@ -87,8 +99,7 @@ def _taps(in_px: int, out_px: int, *, scale: float, kernel: Kernel) -> _Taps:
     # Symmetric reflection including the edge sample: 1..n, n..1, period 2n.
     wrapped = np.mod(positions.astype(np.intp) - 1, 2 * in_px)
     indices = np.where(wrapped < in_px, wrapped, 2 * in_px - 1 - wrapped)
-    used = np.any(weights != 0.0, axis=0)
-    return _Taps(indices=indices[:, used], weights=weights[:, used])
+    return _Taps(indices=indices, weights=weights)
 
 
 def _resample_rows(image: FloatArray, taps: _Taps) -> FloatArray:
@@ -96,14 +107,19 @@ def _resample_rows(image: FloatArray, taps: _Taps) -> FloatArray:
     out_px = taps.indices.shape[0]
     out = np.empty((out_px, image.shape[1]), dtype=image.dtype)
     for start in range(0, out_px, _BLOCK_PX):
-        indices = taps.indices[start : start + _BLOCK_PX]
-        weights = taps.weights[start : start + _BLOCK_PX]
-        first, last = int(indices.min()), int(indices.max())
-        dense = np.zeros((indices.shape[0], last - first + 1))
-        np.add.at(dense, (np.arange(indices.shape[0])[:, None], indices - first), weights)
-        block = image[first : last + 1]
-        np.matmul(dense.astype(image.dtype), block, out=out[start : start + indices.shape[0]])
+        rows = slice(start, start + _BLOCK_PX)
+        dense, first = _dense(_Taps(indices=taps.indices[rows], weights=taps.weights[rows]))
+        block = image[first : first + dense.shape[1]]
+        np.matmul(dense.astype(image.dtype), block, out=out[rows])
     return out
+
+
+def _dense(taps: _Taps) -> tuple[FloatArray, int]:
+    """The taps of a block as a matrix, and the input sample that its first column is for."""
+    first, last = int(taps.indices.min()), int(taps.indices.max())
+    dense = np.zeros((len(taps.indices), last - first + 1))
+    np.add.at(dense, (np.arange(len(dense))[:, None], taps.indices - first), taps.weights)
+    return dense, first
 
 
 def _resample_columns(image: FloatArray, taps: _Taps) -> FloatArray:
@@ -146,6 +162,72 @@ def resize(
         return image.copy()
     resized = _two_passes(planes, size_px, scales=scales, kernel=kernel, settle=None)
     return resized[..., 0] if image.ndim == 2 else resized
+
+
+def resize_rows(
+    rows: Rows, in_px: tuple[int, int], size_px: tuple[int, int], *, kernel: Kernel = "bicubic"
+) -> Iterator[FloatArray]:
+    """`resize` of a picture that comes in rows, from its top to its bottom.
+
+    Args:
+        rows: of (n, w, C) float32 or float64.
+        in_px, size_px: height and width of the picture and of the result.
+
+    Yields:
+        (n, W, C) of the same dtype, which put together are what `resize` gives, bit for bit.
+    """
+    scales = (size_px[0] / in_px[0], size_px[1] / in_px[1])
+    tall = _Tall(in_px[0], size_px[0], scale=scales[0], kernel=kernel)
+    if scales[1] == 1.0:
+        yield from tall.resampled(rows)
+        return
+    taps = _taps(in_px[1], size_px[1], scale=scales[1], kernel=kernel)
+    if scales[0] <= scales[1]:
+        for band in tall.resampled(rows):
+            yield _resample_columns(band, taps)
+        return
+    bands = (_resample_columns(band, taps) for band in _bands(rows, in_px[0]))
+    yield from tall.resampled(RowWindow.of(bands, in_px[0]).reader())
+
+
+def _bands(rows: Rows, height_px: int) -> Iterator[FloatArray]:
+    for start in range(0, height_px, _BAND_PX):
+        yield rows(start, min(start + _BAND_PX, height_px)).copy()
+
+
+class _Tall:
+    """The rows of a picture that is never whole: block for block what `_resample_rows` computes."""
+
+    def __init__(self, in_px: int, out_px: int, *, scale: float, kernel: Kernel) -> None:
+        self._in_px, self._out_px = in_px, out_px
+        self._scale = scale
+        self._kernel: Kernel = kernel
+        self._used = np.zeros(1, dtype=bool)
+        for start in range(0, out_px, _TAPS_AT_ONCE):
+            taps = self._padded(start, min(start + _TAPS_AT_ONCE, out_px))
+            self._used = self._used | np.any(taps.weights != 0.0, axis=0)
+
+    def resampled(self, rows: Rows) -> Iterator[FloatArray]:
+        """(n, w, C) bands of the result, each as high as `_resample_columns` works on them."""
+        if self._scale == 1.0:
+            yield from _bands(rows, self._in_px)
+            return
+        for start in range(0, self._out_px, _BAND_PX):
+            blocks = range(start, min(start + _BAND_PX, self._out_px), _BLOCK_PX)
+            yield np.concatenate([self._block(rows, block) for block in blocks])
+
+    def _block(self, rows: Rows, start: int) -> FloatArray:
+        taps = self._padded(start, min(start + _BLOCK_PX, self._out_px))
+        weights = taps.weights[:, self._used]
+        dense, first = _dense(_Taps(indices=taps.indices[:, self._used], weights=weights))
+        # What is reflected at the bottom lies below the block's first tap, so rows only go down.
+        block = np.ascontiguousarray(rows(first, first + dense.shape[1]))
+        flat = block.reshape(len(block), -1)
+        return np.matmul(dense.astype(block.dtype), flat).reshape(-1, *block.shape[1:])
+
+    def _padded(self, start: int, stop: int) -> _Taps:
+        outputs = range(start, stop)
+        return _padded_taps(self._in_px, outputs, scale=self._scale, kernel=self._kernel)
 
 
 def imresize(image: npt.NDArray, scale: float, *, kernel: Kernel = "bicubic") -> npt.NDArray:

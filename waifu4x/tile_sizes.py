@@ -128,15 +128,18 @@ class TileSizes:
         self._calibrated = folder is None or not name or device.type != "cpu"
         self._rates: dict[int, float] = {}
 
-    def plan(self, height_px: int, width_px: int) -> TileGrid:
-        """The tiles that a picture of this size (a multiple of the network's) is cut into."""
+    def plan(self, height_px: int, width_px: int, *, sample_bytes: int = 1) -> TileGrid:
+        """The tiles that a picture of this size (a multiple of the network's) is cut into.
+
+        sample_bytes: of each value of the result.
+        """
         if self._wished_px is not None:
             return self._cut((height_px, width_px), self._wished_px, self._wished_px)
         if height_px * width_px >= CALIBRATED_FROM_PX:
             self._calibrate()
-        return self._cut((height_px, width_px), *self._best_sides((height_px, width_px)))
+        return self._cut((height_px, width_px), *self._best_sides((height_px, width_px), sample_bytes))
 
-    def _best_sides(self, size_px: tuple[int, int]) -> tuple[int, int]:
+    def _best_sides(self, size_px: tuple[int, int], sample_bytes: int) -> tuple[int, int]:
         """The most rows and the most columns that a core shall have."""
         large = math.prod(size_px) >= CALIBRATED_FROM_PX
         affordable_px = self._affordable_px(large=large)
@@ -147,7 +150,7 @@ class TileSizes:
                 count=down.count * across.count,
                 sides_px=(down.side_px, across.side_px),
             )
-            for down in self._cuts(size_px[0], most_px=self._most_rows(size_px[1]))
+            for down in self._cuts(size_px[0], most_px=self._most_rows(size_px[1], sample_bytes))
             for across in self._cuts(size_px[1])
             if down.window_px * across.window_px <= affordable_px
             # What windows cost was measured for squares, and a strip of a few rows is none.
@@ -175,9 +178,9 @@ class TileSizes:
         }
         return [_Cut(side_px, *cut) for cut, side_px in cuts.items()]
 
-    def _most_rows(self, width_px: int) -> int:
+    def _most_rows(self, width_px: int, sample_bytes: int) -> int:
         """A row of tiles is put together in memory where a picture is streamed."""
-        row_bytes = width_px * self._engine.scale**2 * self._engine.channels
+        row_bytes = width_px * self._engine.scale**2 * self._engine.channels * sample_bytes
         return _MOST_BAND_BYTES // row_bytes
 
     def batch_size(self, grid: TileGrid) -> int:

@@ -174,7 +174,8 @@ class TiledRunner:
         padded = [_pad_to_multiple(image, self._model.size_multiple) for image in images]
         report = on_progress or (lambda share: None)
         while True:
-            grid = self.plan(*padded[0].shape[:2])
+            sample_bytes = canvases[0].values.itemsize
+            grid = self._sizes.plan(*padded[0].shape[:2], sample_bytes=sample_bytes)
             pairs = list(itertools.product(range(len(images)), grid))
             batch_size = min(self._sizes.batch_size(grid), len(pairs))
             try:
@@ -216,7 +217,8 @@ class TiledRunner:
         """
         height_px, width_px = size_px
         multiple, scale = self._model.size_multiple, self._engine.scale
-        grid = self.plan(*(n + -n % multiple for n in size_px))
+        height, width = (n + -n % multiple for n in size_px)
+        grid = self._sizes.plan(height, width, sample_bytes=np.dtype(dtype).itemsize)
         for number, span in enumerate(grid.rows):
             stop = min(span.window_start + span.window_px, height_px)
             image = _pad_to_multiple(rows(span.window_start, stop), multiple)

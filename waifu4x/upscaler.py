@@ -115,12 +115,12 @@ class Upscaler:
 
     def tiles(self, header: Header, target: Target) -> int:
         """How many tiles the first pass over a frame takes; 0 when no network is used."""
-        grids = self._grids(header, target.factor(header.width_px, header.height_px))
+        grids = self.grids(header, target.factor(header.width_px, header.height_px))
         return len(grids[0]) if grids else 0
 
     def tile_px(self, header: Header, target: Target) -> int | None:
         """The longest side of a tile of the first pass; None when no network is used."""
-        grids = self._grids(header, target.factor(header.width_px, header.height_px))
+        grids = self.grids(header, target.factor(header.width_px, header.height_px))
         return grids[0].core_px if grids else None
 
     def estimate_s(self, header: Header, target: Target) -> float:
@@ -131,10 +131,10 @@ class Upscaler:
         if self.runner is None:
             return 0.0
         planes = 2 if header.has_alpha and self.options.alpha == "network" else 1
-        grids = self._grids(header, target.factor(header.width_px, header.height_px))
+        grids = self.grids(header, target.factor(header.width_px, header.height_px))
         return planes * sum(self.runner.estimate_s(grid) for grid in grids)
 
-    def _grids(self, header: Header, factor: float) -> list[TileGrid]:
+    def grids(self, header: Header, factor: float) -> list[TileGrid]:
         """How each pass cuts a frame; none when no network is used."""
         if self.runner is None or isinstance(self.model, str):
             return []
@@ -155,7 +155,7 @@ class Upscaler:
         picture that fills a batch alone, or is only resampled, comes alone.
         """
         header = _header_of(picture)
-        grids = self._grids(header, target.factor(header.width_px, header.height_px))
+        grids = self.grids(header, target.factor(header.width_px, header.height_px))
         batch = self.runner.images_at_once(grids[0]) if self.runner is not None and grids else 1
         if batch == 1:
             return 1
@@ -173,13 +173,13 @@ class Upscaler:
         samples_bytes = (header.channels + header.has_alpha) * header.depth_bits // 8
         input_px, output_px = header.width_px * header.height_px, size_px[0] * size_px[1]
         factor = max(size_px[0] / header.width_px, size_px[1] / header.height_px)
-        passes, grids = self.passes(factor), self._grids(header, factor)
+        passes, grids = self.passes(factor), self.grids(header, factor)
         passed_px = input_px * math.prod(by**2 for by in passes)
         # As float32: the input, in copies while colours below transparency are filled; then, unless
         # the last pass writes integers, what the network gives, that resampled along one axis and
         # along both. Strength, colour lock and luma take no more when some of these are gone.
         floats_px = input_px * (3 if header.has_alpha else 1)
-        if not self._ends_in_integers(passes) or passed_px != output_px:
+        if not self.ends_in_integers(passes) or passed_px != output_px:
             floats_px += output_px + math.sqrt(passed_px * output_px) + (passed_px if passes else 0)
         float_bytes = 4 * header.channels * floats_px
         # As integers: the input, with the blocks that its decoder leaves behind, and the result;
@@ -192,7 +192,7 @@ class Upscaler:
         network_bytes = self.runner.main_memory_bytes(grids[-1]) if self.runner and grids else 0
         return int(integer_bytes + network_bytes + max(float_bytes, encoder_bytes))
 
-    def _ends_in_integers(self, passes: tuple[float, ...]) -> bool:
+    def ends_in_integers(self, passes: tuple[float, ...]) -> bool:
         """Whether the last pass may write the result itself, where it has the right size."""
         if isinstance(self.model, str) or not passes:
             return False
@@ -256,7 +256,7 @@ class Upscaler:
             picture.with_pixels(pixels, alpha)
             for picture, pixels, alpha in zip(pictures, enlarged, larger_alphas, strict=True)
         ]
-        return results, self._facts(job.factors, time.perf_counter() - started)
+        return results, self.facts_of(job.factors, time.perf_counter() - started)
 
     def enlarge_plane(self, plane: FloatArray, size_px: tuple[int, int]) -> FloatArray:
         """Enlarge one plane of numbers, as it is: no colour conversion, no profile, no rounding.
@@ -282,7 +282,9 @@ class Upscaler:
         )
         return job.run_network([image], self.model)[0][..., 0]
 
-    def _facts(self, factors: tuple[float, ...], spent_s: float) -> Facts:
+    def facts_of(self, factors: tuple[float, ...], spent_s: float) -> Facts:
+        """How what was enlarged since `runner.forget` came to be, in `factors`; a filter took
+        `spent_s`."""
         runner = self.runner
         if runner is None or isinstance(self.model, str):
             return Facts(
