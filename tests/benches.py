@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from waifu4x.bench.measures import Measure, open_measures
 from waifu4x.bench.results import Column, PictureResult, Result
 from waifu4x.bench.run import Plan
 from waifu4x.bench.sets import open_set
+from waifu4x.bench.speed_picture import natural_picture
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +26,10 @@ def unswept(monkeypatch: pytest.MonkeyPatch) -> None:
     """For modules that import it: collecting garbage before each model takes longer than all
     that they measure."""
     monkeypatch.setattr(peaks, "release_freed", lambda: None)
+
+
+drawn = functools.cache(natural_picture)
+"""Drawing it takes longer than all else that most tests of speed do."""
 
 
 def plan(
@@ -102,6 +108,7 @@ def made_up(model: str, *pictures: dict[str, float | None], **facts: Any) -> Res
             "protocol": "rgb8",
             "device": "cpu",
             "precision": "fp32",
+            "engine": "numpy",
             **facts,
         },
     )

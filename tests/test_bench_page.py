@@ -53,6 +53,7 @@ def result(model: str = "bicubic", *pictures: PictureResult, **more: Any) -> Res
         "protocol": "rgb8",
         "device": "cpu",
         "precision": "fp32",
+        "engine": "torch",
     }
     return Result(model=model, pictures=pictures or (picture(psnr=28.0),), **(facts | more))
 
@@ -155,7 +156,7 @@ def test_the_head_tells_how_it_was_measured() -> None:
     tiles = dict(re.findall(r"<dt>(\w+)</dt><dd>([^<]*)</dd>", text))
     assert (tiles["Sets"], tiles["Scales"], tiles["Models"]) == ("Set5, Set14", "x4, x2", "2")
     # Bicubic is no network, and has no device to choose.
-    assert (tiles["Protocol"], tiles["Device"]) == ("rgb8", "cuda:0 in fp16")
+    assert (tiles["Protocol"], tiles["Device"]) == ("rgb8", "cuda:0 in fp16 by torch")
     assert '<code id="command">waifu4x bench Set5/</code>' in text
     assert '<h2 id="g1">Set14 x2</h2>' in text
     assert "MATLAB on uint8" in text
@@ -212,7 +213,17 @@ def test_alone_nothing_is_best_and_what_nobody_knows_has_no_column() -> None:
 def test_how_a_model_ran_is_told_where_that_differs() -> None:
     fp16, fp32 = (result(p, parameters=9, precision=p, notes=(f"{p}!",)) for p in ("fp16", "fp32"))
     means = tables(build(result(), fp16, fp32))[0]
-    assert [row[0] for row in means[1:]] == ["bicubic", "fp16(cpu in fp16)", "fp32(cpu in fp32)"]
+    assert [row[0] for row in means[1:]] == [
+        "bicubic",
+        "fp16(cpu in fp16 by torch)",
+        "fp32(cpu in fp32 by torch)",
+    ]
+    one, other = (result(e, parameters=9, engine=e) for e in ("torch", "openvino"))
+    means = tables(build(result(), one, other))[0]
+    assert [row[0] for row in means[2:]] == [
+        "torch(cpu in fp32 by torch)",
+        "openvino(cpu in fp32 by openvino)",
+    ]
     text = build(result(), fp16)
     assert [row[0] for row in tables(text)[0][1:]] == ["bicubic", "fp16"]
     assert "<li><b>fp16</b>: fp16!</li>" in text

@@ -332,7 +332,7 @@ def test_own_pictures_of_a_wrong_size(folder: Path, tmp_path: Path) -> None:
 
 def test_a_filter_is_no_network(folder: Path) -> None:
     found = measure("nearest", folder, scale=2, metrics=("psnr",))
-    assert (found.model, found.device, found.precision) == ("nearest", "cpu", "fp32")
+    assert (found.model, found.way) == ("nearest", "cpu in fp32 by numpy")
     assert (found.parameters, found.multiply_adds_hd, found.notes) == (None, None, ())
 
 
@@ -348,7 +348,7 @@ def test_a_network(network: Path, folder: Path, monkeypatch: pytest.MonkeyPatch)
     found = measure(network, folder, scale=2)
     model = checkpoints.load(network)
     cost = measure_cost(model.network, model)
-    assert (found.model, found.device, found.precision) == ("toy", "cpu", "fp32")
+    assert (found.model, found.way) == ("toy", "cpu in fp32 by torch")
     assert found.parameters == cost.parameters == model.parameters
     assert found.multiply_adds_hd == cost.multiply_adds_hd
     assert found.notes == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benches import drawn
 from torch import Tensor
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import devices, enlarging
+from waifu4x import devices, enlarging, tile_sizes
 from waifu4x.bench import speed, speed_race
 from waifu4x.bench.speed import measure
 from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
@@ -34,6 +36,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else is installed: `test_bench_speed_engines` is about that."""
+    monkeypatch.setattr(devices, "has_openvino", lambda: False)
+    monkeypatch.setattr(devices, "has_onnxruntime", lambda: False)
+    monkeypatch.setattr(speed, "natural_picture", drawn)
 
 
 @pytest.fixture
@@ -176,6 +186,16 @@ def test_which_errors_are_failures(clock: Clock) -> None:
         race.run()
 
 
+def test_pauses_cost_nothing(clock: Clock) -> None:
+    race = Race(budget_s=10.0)
+    for _ in range(2):
+        with race.paused():
+            clock.now_s += 100.0
+    race.enter(scripted(clock, "A", 1.0))
+    race.run()
+    assert (race.rounds, race.spent_s) == (8, 10.0)
+
+
 def test_progress_says_what_and_how_much_of_the_budget(clock: Clock) -> None:
     told: list[tuple[str, float]] = []
     race = Race(budget_s=20.0, on_progress=lambda doing, share: told.append((doing, share)))
@@ -257,9 +277,18 @@ AUTO = row("", 1.05, 1.05, 1.05, 1.05, used_tile_px=192, agreement_db=math.inf)
 @pytest.mark.parametrize(
     ("times_s", "advice"),
     [
-        ((1.1,) * 4, "nothing: the automatic choice, fp32 in tiles of 192 px, is the fastest here"),
-        ((1.05,) * 4, "nothing: the automatic choice, fp32 in tiles of 192 px, is the fastest h"),
-        ((1.001,) * 4, "nothing: the automatic choice, fp32 in tiles of 192 px, is within 5% of "),
+        (
+            (1.1,) * 4,
+            "nothing: the automatic choice, torch fp32 in tiles of 192 px, is the fastest here",
+        ),
+        (
+            (1.05,) * 4,
+            "nothing: the automatic choice, torch fp32 in tiles of 192 px, is the fastest h",
+        ),
+        (
+            (1.001,) * 4,
+            "nothing: the automatic choice, torch fp32 in tiles of 192 px, is within 5% of ",
+        ),
         ((1.0,) * 4, "--tile 256: 1.05 times as fast as the automatic choice (1.05 to 1.05 in 4"),
         ((0.5,) * 4, "--tile 256: 2.10 times as fast as the automatic choice (2.10 to 2.10 in 4"),
         ((0.5, 1.0, 0.84, 9.0), "--tile 256: 1.15 times as fast as the automatic choice (0.12 to"),
@@ -300,7 +329,7 @@ def test_a_precision_is_advised_from_50_db_on() -> None:
     )
     bad = row("--precision fp16", *[0.5] * 4, agreement_db=48.1308)  # 20 lg 255: one level
     assert report(AUTO, bad).advice == (
-        "nothing: the automatic choice, fp32 in tiles of 192 px, is the fastest here",
+        "nothing: the automatic choice, torch fp32 in tiles of 192 px, is the fastest here",
         "not --precision fp16: 2.10 times as fast as the automatic choice, but it agrees with fp32 "
         "to 48.1 dB only (values differ by 1.0 of 255, root mean square)",
     )
@@ -323,10 +352,59 @@ def test_what_an_inexact_automatic_precision_costs() -> None:
     own = row("", *[1.0] * 4, precision="bf16", used_tile_px=64)
     other = row("--precision fp16", *[0.5] * 4)
     assert report(failed, own, other).advice == (
-        "nothing: the automatic choice, bf16 in tiles of 64 px, is the fastest here",
+        "nothing: the automatic choice, torch bf16 in tiles of 64 px, is the fastest here",
         "not --precision fp16: 2.00 times as fast as the automatic choice, but it could not be "
         "compared with fp32, which failed",
     )
+
+
+def test_the_fastest_exact_way_is_named() -> None:
+    """Beside an inexact automatic choice, whichever engine it is by."""
+    own = row("", *[1.0] * 4, engine="openvino", precision="bf16", agreement_db=40.0)
+    exact = row("--engine torch --precision fp32", *[3.0] * 4, agreement_db=math.inf)
+    faster = row("--precision fp32", *[2.0] * 4, engine="openvino", agreement_db=90.0)
+    sentence = report(exact, faster, own).advice[1]
+    assert sentence.endswith(": --precision fp32 takes 2.00 times as long")
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "agreement_db", "is_allowed"),
+    [
+        ("torch", "bf16", 49.9, False),
+        ("torch", "bf16", 50.0, True),
+        ("torch", "bf16", None, False),
+        ("openvino", "bf16", 20.0, True),  # it is what is done anyway
+        ("openvino", "fp32", 20.0, False),
+    ],
+)
+def test_another_engine_must_agree(
+    engine: str, precision: str, agreement_db: float | None, is_allowed: bool
+) -> None:
+    own = row("", *[1.0] * 4, engine="openvino", precision="bf16", agreement_db=60.0)
+    flags = f"--engine {engine} --precision {precision} --tile 64"
+    other = row(flags, *[0.5] * 4, engine=engine, agreement_db=agreement_db)
+    assert report(own, other).advice[0].startswith(flags) == is_allowed
+    # What is no worse than what is done anyway is no loss.
+    own = dataclasses.replace(own, agreement_db=49.0)
+    assert report(own, other).advice[0].startswith(flags) == (is_allowed or agreement_db == 49.9)
+
+
+@pytest.mark.parametrize(
+    ("loss_db", "is_named"),
+    [(-0.01, True), (0.0, True), (0.05, True), (0.0501, False), (None, False)],
+)
+def test_int8_is_named_up_to_a_loss(loss_db: float | None, is_named: bool) -> None:
+    own = row("", *[1.0] * 4, engine="openvino", precision="bf16", agreement_db=60.0)
+    for times_s in ([0.5] * 4, [0.5, 0.5, 1.0, 1.0]):
+        int8 = row("--precision int8", *times_s, agreement_db=40.0, loss_db=loss_db)
+        made = dataclasses.replace(report(own, int8), truth=("a", "b"))
+        said = " ".join(made.advice)
+        assert ("int8" in said) == is_named
+        if is_named:
+            verb = "gains" if loss_db == -0.01 else "loses"
+            assert said.endswith(
+                f"; it {verb} {abs(loss_db or 0.0):.3f} dB of PSNR on the worst of a, b"
+            )
 
 
 def test_facts_are_plain_json() -> None:
@@ -359,6 +437,8 @@ def test_facts_are_plain_json() -> None:
         "waste": 1.5,
         "agreement_db": 55.0,
         "equals_fp32": False,
+        "loss_db": None,
+        "ready_s": None,
         "rounds": 3,
         "note": "",
     }
@@ -397,6 +477,8 @@ def timed_toy(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mo
 
     resize = enlarging.resize
     monkeypatch.setattr(enlarging, "resize", resized)
+    # By far the best tiles are of 128 px, with a halo of 8.
+    monkeypatch.setattr(tile_sizes, "_CPU_CURVE", {100: 1.5, 144: 1.0, 256: 2.0})
     return make
 
 
@@ -418,8 +500,7 @@ def test_precisions_then_tiles_of_the_best(timed_toy: Callable[..., Model]) -> N
         budget_s=9.0,
         on_progress=lambda doing, share: told.append(doing),
     )
-    # Automatic tiles are of at most 192 px, so 128: explicit ones of 128 and 192 px are the same,
-    # and 384 and 512 px are the same as 256.
+    # Explicit tiles of 128 and 192 px are the same as automatic ones, and larger ones as 256.
     rows = by_flags(made)
     tiles = {"--tile 64": (16, 80), "--tile 96": (9, 102), "": (4, 144), "--tile 256": (1, 256)}
     assert list(rows) == [
@@ -447,9 +528,11 @@ def test_precisions_then_tiles_of_the_best(timed_toy: Callable[..., Model]) -> N
     assert made.advice == (
         "--tile 256: 1.31 times as fast as the automatic choice (1.31 to 1.31 in 5 rounds)",
     )
-    names = ["bicubic", "fp32", "bf16", *(f"bf16 in tiles of {n} px" for n in (64, 96, 256))]
-    assert told[7:] == [f"round {n}: {name}" for n in (1, 2, 3, 4, 5) for name in names] + ["done"]
-    assert told[:3] == ["warming up: bicubic", "warming up: fp32", "warming up: fp16"]
+    tiled = [f"torch bf16 in tiles of {n} px" for n in (64, 96, 256)]
+    names = ["bicubic", "torch fp32", "torch bf16", *tiled]
+    assert told[8:] == [f"round {n}: {name}" for n in (1, 2, 3, 4, 5) for name in names] + ["done"]
+    warmed = ["bicubic", "torch fp32", "torch fp16"]
+    assert told[:4] == ["getting ready", *(f"warming up: {name}" for name in warmed)]
     assert (made.input_px, made.output_px, made.device) == ((256, 256), (512, 512), "cpu")
     assert (made.notes, made.threads) == ((), 1)
     assert 8.0 < made.spent_s <= 9.0
@@ -479,7 +562,7 @@ def test_an_inexact_precision_is_not_built_upon(timed_toy: Callable[..., Model])
     assert by_flags(made)["--tile 64"].precision == "fp32"
     # 0.02 is 5.1 levels, and what is rounded to 5 or 6 and clipped at white makes no difference.
     assert by_flags(made)["--precision bf16"].agreement_db == pytest.approx(34.0, abs=0.4)
-    assert made.advice[0].startswith("nothing: the automatic choice, fp32 in tiles of 96 px")
+    assert made.advice[0].startswith("nothing: the automatic choice, torch fp32 in tiles of 96 px")
     assert made.advice[1].startswith("not --precision bf16: ")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -14,7 +15,7 @@ from benches import made_up
 
 from waifu4x.bench import tables
 from waifu4x.bench.published import Figure, Source
-from waifu4x.bench.results import Column, Report, Result
+from waifu4x.bench.results import Column, Report, Result, ways
 from waifu4x.version import __version__
 
 PSNR = Column(key="psnr", title="PSNR", digits=2, unit="dB")
@@ -179,8 +180,23 @@ def test_markdown(two_sets: Report) -> None:
     assert found["Set5 x4"][3][0] == "*A+* [[vdsr]](https://a.org/vdsr)"
     assert found["flat x2"][1:] == [["bicubic", "∞", "0.0000", "0.5", "–", "–", "–"]]
     assert list(found) == ["Set5 x2", "Set5 x4", "flat x2"]
-    assert text.count("2 pictures, protocol rgb8.") == 1
-    assert text.count("1 picture, protocol rgb8.") == 2
+    assert text.count("2 pictures, protocol rgb8; on cpu in fp32 by numpy.") == 1
+    assert text.count("1 picture, protocol rgb8; on cpu in fp32 by numpy.") == 2
+
+
+def test_how_networks_were_computed() -> None:
+    """Once where all were computed alike; a filter is none of them."""
+    one = made_up("a_b", {"psnr": 1.0}, engine="openvino", precision="bf16", parameters=9)
+    other = dataclasses.replace(one, model="c", precision="fp32", engine="torch")
+    filtered = made_up("bicubic", {"psnr": 1.0})
+    assert ways([filtered, one, one]) == ["cpu in bf16 by openvino"]
+    assert ways([filtered]) == ["cpu in fp32 by numpy"]
+    assert tables.computed([filtered, one, one]) == "on cpu in bf16 by openvino"
+    assert tables.computed([filtered, one, other, one]) == (
+        "a_b on cpu in bf16 by openvino, c on cpu in fp32 by torch"
+    )
+    text = tables.markdown(report(filtered, one, other), command="x")
+    assert "rgb8; a_b on cpu in bf16 by openvino, c on cpu in fp32 by torch." in text
 
 
 def test_ties_and_absent_values_in_markdown() -> None:
@@ -312,6 +328,7 @@ def test_csv(two_sets: Report) -> None:
         "protocol": "rgb8",
         "device": "cpu",
         "precision": "fp32",
+        "engine": "numpy",
         "psnr": repr((33.0 + 32.011) / 2),  # in full
         "gmsd": "0.05",
         "seconds_per_megapixel": "0.5",
@@ -322,7 +339,7 @@ def test_csv(two_sets: Report) -> None:
     assert lines[0]["parameters"] == lines[0]["peak_memory_bytes"] == ""
     published = lines[2]
     assert (published["source"], published["psnr"]) == ("https://a.org/vdsr", "37.53")
-    assert {published[key] for key in ("gmsd", "device", "protocol", "parameters")} == {""}
+    assert {published[key] for key in ("gmsd", "device", "protocol", "engine")} == {""}
     assert float(lines[-1]["psnr"]) == math.inf
 
 
@@ -356,6 +373,7 @@ def test_json(two_sets: Report) -> None:
         "protocol": "rgb8",
         "device": "cpu",
         "precision": "fp32",
+        "engine": "numpy",
         "notes": [],
         "seconds_per_megapixel": 0.5,
         "parameters": 1517571,

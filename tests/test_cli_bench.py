@@ -65,7 +65,7 @@ def test_the_table(folder: Path) -> None:
     assert lines[1] == lines[5] == heads
     wanted = measure("nearest", folder, scale=3, protocol="luma", metrics=("psnr", "ssim"))
     assert lines[7][1:3] == [f"{wanted.mean('psnr'):.2f}", f"{wanted.mean('ssim'):.4f}"]
-    assert done.stderr == "note: luma protocol; on cpu in fp32\n"
+    assert done.stderr == "note: luma protocol; on cpu in fp32 by numpy\n"
 
 
 def test_a_network_by_default(folder: Path) -> None:
@@ -93,12 +93,13 @@ def test_the_table_as_json(folder: Path, tmp_path: Path) -> None:
         *(("bicubic", 2), ("toy", 2), ("bicubic", 3), ("toy", 3)),
     ]
     assert set(facts[0]) == {
-        *("model", "dataset", "scale", "protocol", "device", "precision", "notes"),
+        *("model", "dataset", "scale", "protocol", "device", "precision", "engine", "notes"),
         *("parameters", "multiply_adds_hd", "peak_memory_bytes", "seconds_per_megapixel"),
         *("means", "pictures"),
     }
     assert (facts[2]["scale"], facts[2]["protocol"], facts[2]["dataset"]) == (3, "rgb8", "Set3")
     assert [each["name"] for each in facts[0]["pictures"]] == ["gray", "gray16", "rgb"]
+    assert [each["engine"] for each in facts] == ["numpy", "torch"] * 2
     wanted = measure(toy, folder, scale=2, metrics=("psnr", "ssim"))
     for key in ("psnr", "ssim"):
         got = {each["name"]: each["values"][key] for each in facts[1]["pictures"]}
@@ -152,6 +153,18 @@ def test_metrics_by_their_files(folder: Path, tmp_path: Path) -> None:
         assert refused.exit_code in (1, 2)
         assert words in refused.stderr
         assert len(errors(refused)) == 1
+
+
+def test_the_engine_that_was_chosen(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAIFU4X_ENGINE", "onnxruntime")
+    toy = saved_model(tmp_path / "toy.safetensors", SMALL)
+    options = ("-s", 2, "--device", "cpu", "--precision", "fp32", "-o", tmp_path / "a.md")
+    done = bench(folder, "-m", toy, "--engine", "torch", *options)
+    assert done.stderr.splitlines()[0] == "note: rgb8 protocol; on cpu in fp32 by torch"
+    text = (tmp_path / "a.md").read_text("utf-8")
+    assert "3 pictures, protocol rgb8; on cpu in fp32 by torch." in text
 
 
 def test_every_picture_with_verbose(folder: Path) -> None:

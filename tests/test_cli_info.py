@@ -59,6 +59,10 @@ def test_the_sha256_of_a_model_is_the_one_of_its_file(made: Path) -> None:
     (generation,) = facts["provenance"]
     assert generation["sha256"] in listed
     assert generation["settings"]["strength"] == "0.5"
+    assert generation["settings"]["engine"] == "torch"
+    lines = [line.split() for line in run("info", out).stdout.splitlines()]
+    engine = lines.index(["engine", "torch"])
+    assert lines[engine + 1] == ["precision", generation["settings"]["precision"]]
 
 
 @pytest.mark.parametrize("option", ["--no-provenance", "--strip-metadata"])

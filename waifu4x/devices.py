@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,11 @@ ENGINE_VARIABLE = "WAIFU4X_ENGINE"
 
 # OpenVINO's own words, and those of the library below it.
 _OPENVINO_FULL = ("Failed to allocate", "can't alloc")
+# Of its GPU plugin, as its source code has them, and OpenCL's codes; none of them was met.
+_INTEL_GPU_FULL = re.compile(
+    "Exceeded max size of memory|out of GPU resources|error code: -[456]\\b|"
+    "CL_(OUT_OF_RESOURCES|MEM_OBJECT_ALLOCATION_FAILURE|OUT_OF_HOST_MEMORY)"
+)
 # Of C++ on Linux and Windows, of ONNX Runtime's own allocator (with and without a limit), of CUDA
 # and of Windows, which DirectML reports.
 _ONNXRUNTIME_FULL = (
@@ -37,7 +43,7 @@ _ONNXRUNTIME_FULL = (
     *("smaller than requested bytes", "out of memory", "ALLOC_FAILED", "8007000E"),
 )
 
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # As torch calls them.
@@ -68,7 +74,9 @@ def pick(wish: str = "auto") -> torch.device:
     kind, _, number = wish.partition(":")
     numbered = kind == "cuda" and number.isdecimal()
     if kind not in ("cpu", "mps", "cuda") or (number and not numbered):
-        raise UsageError(f"no device {wish!r}: use auto, cpu, mps, cuda or cuda:N")
+        raise UsageError(
+            f"no device {wish!r}: use auto, cpu, mps, cuda or cuda:N; to enlarge also xpu or xpu:N"
+        )
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
@@ -95,6 +103,47 @@ def pick_all(wish: str) -> tuple[torch.device, ...]:
     return picked
 
 
+def pick_xpu(wish: str) -> torch.device:
+    """An Intel GPU, which OpenVINO computes on and PyTorch, as it is installed here, does not.
+
+    Args:
+        wish: ``xpu`` or ``xpu:N``; without a number the one that is likely to be the fastest.
+
+    Raises:
+        UsageError: no such kind of device.
+        DeviceError: that device is not in this machine, or OpenVINO is not installed.
+    """
+    import torch
+
+    from waifu4x.engines import openvino_gpus  # it loads OpenVINO when it is asked
+
+    kind, colon, number = wish.partition(":")
+    if kind != "xpu" or (colon and not number.isdecimal()):
+        raise UsageError(f"no device {wish!r}: an Intel GPU is xpu or xpu:N")
+    if not has_openvino():
+        raise DeviceError(
+            "Intel GPUs need OpenVINO: pip install 'waifu4x[openvino]', or try --device cpu"
+        )
+    found = openvino_gpus.found()
+    if not found or (number and int(number) not in found):
+        raise DeviceError(
+            f"no {wish} here: OpenVINO finds {len(found)} Intel GPUs; try --device cpu"
+        )
+    return torch.device("xpu", int(number) if number else found[0])
+
+
+def find_xpus() -> list[torch.device]:
+    """The Intel GPUs of this machine, the one for ``auto`` first; none without OpenVINO."""
+    from waifu4x.engines import openvino_gpus
+
+    # Most machines have none, and should not wait for OpenVINO to say so.
+    if not openvino_gpus.may_be_here() or not has_openvino():
+        return []
+    import torch
+
+    return [torch.device("xpu", number) for number in openvino_gpus.found()]
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 there: AMX or AVX512-BF16 on a CPU, Ampere or newer on CUDA.
 
@@ -110,18 +159,23 @@ def has_fast_bf16(device: torch.device) -> bool:
 def pick_dtype(wish: str, device: torch.device) -> torch.dtype:
     """The number format of the convolutions.
 
-    ``auto`` is bf16 where it is fast, else fp16 on CUDA and fp32 on everything else. (fp16 on MPS
-    is left to an explicit wish: it could not be verified there.)
+    ``auto`` is bf16 where it is fast, else fp16 on CUDA and Intel GPUs and fp32 on everything else.
+    (fp16 on MPS is left to an explicit wish: it could not be verified there.)
 
     Raises:
-        UsageError: no such precision, or fp16 on a CPU, where it is slower than fp32.
+        UsageError: no such precision; one that is none of torch's (int8); fp16 on a CPU, where it
+            is slower than fp32, or bf16 on an Intel GPU, where OpenVINO has none.
     """
     import torch
 
     if wish == "auto":
         if has_fast_bf16(device):
             return torch.bfloat16
-        return torch.float16 if device.type == "cuda" else torch.float32
+        return torch.float16 if device.type in ("cuda", "xpu") else torch.float32
+    if wish == "int8":
+        raise UsageError("int8 is for OpenVINO on a CPU: use --engine openvino --device cpu")
+    if wish == "bf16" and device.type == "xpu":
+        raise UsageError("Intel GPUs compute in fp16 or fp32: leave out --precision bf16")
     if wish not in _DTYPES:
         raise UsageError(f"no precision {wish!r}: use {', '.join(PRECISIONS)}")
     if wish == "fp16" and device.type == "cpu":
@@ -235,6 +289,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "DefaultCPUAllocator: not enough memory" in message
         or "MPS backend out of memory" in message
         or ("intel_cpu" in message and any(says in message for says in _OPENVINO_FULL))
+        or ("[GPU]" in message and _INTEL_GPU_FULL.search(message) is not None)
     )
 
 
@@ -252,9 +307,19 @@ def release_memory(device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that can still be taken, in bytes; for the CPU the machine's."""
+    """Memory of `device` that can still be taken, in bytes; for the CPU the machine's.
+
+    Of an Intel GPU it is all memory, also what others have taken: OpenVINO does not say more.
+    """
     if device.type == "cpu":
         return memory.free_host_bytes()
+    if device.type == "xpu":
+        from waifu4x.engines import openvino_gpus
+
+        number = device.index or 0
+        all_bytes = openvino_gpus.memory_bytes(number)
+        shared = openvino_gpus.is_integrated(number)
+        return min(all_bytes, memory.free_host_bytes()) if shared else all_bytes
     import torch
 
     if device.type == "cuda":
@@ -291,7 +356,7 @@ def available() -> list[DeviceInfo]:
     wish = wished_engine()
     on_cpu = "openvino" if wish == "openvino" or (wish == "auto" and has_openvino()) else "torch"
     on_cpu = "onnxruntime" if wish == "onnxruntime" else on_cpu
-    found = [torch.device("cpu")]
+    found = [*(find_xpus() if wish in ("auto", "openvino") else []), torch.device("cpu")]
     if torch.backends.mps.is_available():
         found.insert(0, torch.device("mps"))
     if torch.cuda.is_available():
@@ -305,7 +370,7 @@ def available() -> list[DeviceInfo]:
             engine=engine,
         )
         for device in found
-        for engine in [on_cpu if device.type == "cpu" else "torch"]
+        for engine in [{"cpu": on_cpu, "xpu": "openvino"}.get(device.type, "torch")]
         for dtype in [pick_dtype("auto", device)]
     ]
 
@@ -318,6 +383,10 @@ def describe(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type == "mps":
         return "Apple GPU"
+    if device.type == "xpu":
+        from waifu4x.engines import openvino_gpus
+
+        return openvino_gpus.describe(device.index or 0)
     extras = [torch.backends.cpu.get_cpu_capability()]
     if torch.cpu._is_amx_tile_supported():
         extras.append("AMX")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from waifu4x import devices
-from waifu4x.engines import Opened, openvino_cache
+from waifu4x.engines import Opened, openvino_cache, openvino_compiled
 from waifu4x.engines.openvino_compiled import CompiledNetwork, runtime, settings
 from waifu4x.errors import DeviceError
 from waifu4x.model_facts import Model
@@ -174,7 +174,7 @@ def _is_of_this_machine(key: str, core: Any) -> bool:
 def _key(sha256: str, precision: str) -> str:
     """Everything that what is kept depends on, but for what only OpenVINO can tell."""
     facts = {
-        "start": FORMAT,
+        "start": [FORMAT, openvino_compiled.FORMAT],
         "waifu4x": __version__,
         "torch": metadata.version("torch"),
         "openvino": metadata.version("openvino"),

@@ -11,10 +11,10 @@ whose first item is the newest generation:
       </rdf:Seq>
     </waifu4x:History>
 
-Nothing of it depends on the time or the machine: equal runs give equal bytes. Every format that
-holds XMP holds it; `pictures.losses` says which do not. It is metadata like any other, so
-``strip_metadata`` leaves it out together with the rest: who asks for a file that says nothing about
-itself gets one.
+Nothing of it depends on the time, nor on the machine but for the engine and the precision that ran
+there: equal runs give equal bytes. Every format that holds XMP holds it; `pictures.losses` says
+which do not. It is metadata like any other, so ``strip_metadata`` leaves it out together with the
+rest: who asks for a file that says nothing about itself gets one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Provenance:
     scale: float
     """Output width over input width."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """What else decided the pixels, such as {"tile": "256"}; nothing that changes between runs."""
+    """What else decided the pixels, such as {"engine": "openvino", "precision": "bf16"}; nothing
+    that changes between runs. Versions before there were engines named none."""
 
     def __str__(self) -> str:
         digest = "" if self.sha256 is None else f" (sha256 {self.sha256[:12]}…)"

@@ -9,11 +9,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from waifu4x import archives, failures, naming, pictures
+from waifu4x import archives, failures, files, naming, pictures
 from waifu4x.archives import ArchiveWriter
 from waifu4x.batch import outputs
 from waifu4x.batch.jobs import Job
 from waifu4x.batch.stages import Part
+from waifu4x.batch.streamed import StreamedPart
 from waifu4x.errors import PictureWriteError
 from waifu4x.upscaler import Facts
 
@@ -66,6 +67,17 @@ class Assembly:
         """It failed: what still comes of it is of no use."""
         return self._dropped
 
+    def begin(self) -> Path:
+        """Where an output can be written while it is made: `add` gives it its name.
+
+        To be called in the thread that decodes, once. Raises PictureWriteError.
+        """
+        target = self.job.target
+        assert target is not None, "what is written as it is made is a file"
+        with self._turn:
+            self._folders.prepare(target.parent)
+            return self._open.enter_context(files.atomic_path(target))
+
     def add(self, part: Part) -> bool:
         """Take an encoded part; True when the output is whole, and there.
 
@@ -96,7 +108,7 @@ class Assembly:
         with self._turn:
             is_first, self._dropped = not self._dropped, True
             self._turn.notify_all()
-            # Leaving the archive by an error is what removes its temporary.
+            # Leaving it by an error is what removes a temporary.
             dropping = PictureWriteError("dropped")
             with suppress(PictureWriteError):
                 self._open.__exit__(type(dropping), dropping, None)
@@ -110,6 +122,9 @@ class Assembly:
         self.facts = self.facts or part.facts
 
     def _store(self, part: Part) -> None:
+        if isinstance(part, StreamedPart):
+            self._put_in_place(part)
+            return
         data = part.content
         assert isinstance(data, bytes), "it was encoded"
         if self.job.target is not None:
@@ -118,6 +133,15 @@ class Assembly:
         else:
             self._send(data)
         self.size_bytes = len(data)
+
+    def _put_in_place(self, part: StreamedPart) -> None:
+        assert self.job.target is not None, "it was written into a file"
+        try:
+            self._open.close()
+        except OSError as error:
+            size_bytes = part.written_bytes
+            raise failures.write_error(error, self.job.target, size_bytes=size_bytes) from error
+        self.size_bytes = part.written_bytes
 
     def _send(self, data: bytes) -> None:
         assert self._stdout is not None, "a plan for standard output comes with a stream"

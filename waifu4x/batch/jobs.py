@@ -9,7 +9,7 @@ from waifu4x import animations, archives, failures, formats, headers
 from waifu4x.batch.journal import Line
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import Source
-from waifu4x.errors import PictureReadError, PictureWriteError, Waifu4xError
+from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
 from waifu4x.headers import Header
 from waifu4x.upscaler import Upscaler
 
@@ -36,6 +36,10 @@ class Job:
     target: Path | None
     """None is standard output."""
     memory_bytes: int
+    streamed: bool = False
+    """It is made in strips: memory could not hold it."""
+    reads_whole: bool = False
+    """It is streamed, but its file has to be decoded as a whole."""
     line: Line | None = None
     """What the journal will say when it is done; None where none is kept."""
 
@@ -113,16 +117,24 @@ def check_writable(
             f"{format} holds one picture, not {header.frames} pages: choose TIFF with --format, or "
             f"take the first with --first-frame"
         )
-    formats.check_writable_as(
-        format,
-        *size_px,
-        transparent=transparent,
-        channels=header.channels,
-        depth_bits=header.depth_bits,
-        quality=request.encoding.quality,
-        lossless=request.encoding.lossless,
-        background=request.encoding.background,
-    )
+    if request.encoding.layout is not None and (format != "TIFF" or several):
+        raise UsageError(
+            "--tiff is about how one picture is written as a TIFF: add -f tiff, or leave it out"
+        )
+    # A single picture is a BigTIFF where 4 GiB are not enough, and only its sides have a limit.
+    width_px, height_px = size_px
+    is_big = format == "TIFF" and not several
+    for part_px in [(width_px, 1), (1, height_px)] if is_big else [size_px]:
+        formats.check_writable_as(
+            format,
+            *part_px,
+            transparent=transparent,
+            channels=header.channels,
+            depth_bits=header.depth_bits,
+            quality=request.encoding.quality,
+            lossless=request.encoding.lossless,
+            background=request.encoding.background,
+        )
 
 
 def memory_bytes(upscaler: Upscaler, header: Header, size_px: tuple[int, int]) -> int:

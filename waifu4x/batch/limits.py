@@ -1,12 +1,37 @@
-"""How much may be on its way at once; neither limit can be broken by a signal (see `run`)."""
+"""How much may be on its way at once; no limit can be broken by a signal (see `run`)."""
 
 from __future__ import annotations
 
+import os
 import queue
 from contextlib import suppress
+from pathlib import Path
+
+from waifu4x import memory
 
 POLL_S = 0.1
 """For how long a thread waits before it looks whether the run was stopped."""
+
+_MEMORY_SHARE = 0.5
+"""Of what is free when a run begins."""
+
+
+def memory_bytes(allowed_bytes: int | None) -> int:
+    """What pictures on their way may take of main memory.
+
+    allowed_bytes: for the whole process, as the user said; None is half of what is free.
+    """
+    if allowed_bytes is None:
+        return int(memory.free_host_bytes() * _MEMORY_SHARE)
+    return max(allowed_bytes // 2, allowed_bytes - _resident_bytes())
+
+
+def _resident_bytes() -> int:
+    """What this process takes already: PyTorch and the network, mostly."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 2**29  # not Linux: about what it takes there
 
 
 class Slots:

@@ -13,19 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from waifu4x import archives, failures, headers, memory, naming
-from waifu4x.batch import outputs, sources
+from waifu4x.batch import limits, outputs, sources, streamed
 from waifu4x.batch.jobs import Job, archive_header, check_writable, memory_bytes, named
 from waifu4x.batch.journal import FOLDER, NAME, Journal, Line
 from waifu4x.batch.outputs import Claims
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import LeftOut, Source
-from waifu4x.errors import (
-    OutOfMemoryError,
-    PictureReadError,
-    PictureWriteError,
-    UsageError,
-    Waifu4xError,
-)
+from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
 from waifu4x.headers import Header
 from waifu4x.upscaler import Upscaler
 
@@ -187,6 +181,7 @@ class _Maker:
     def __post_init__(self) -> None:
         self._settings = self.request.settings_key(self.upscaler)
         self._free_bytes = memory.free_host_bytes()
+        self._limit_bytes = limits.memory_bytes(self.request.memory_bytes)
 
     def draft(self, source: Source, *, data: bytes | None) -> _Draft:
         """All but the claim on the target and what lies there already.
@@ -216,27 +211,22 @@ class _Maker:
             target=None,
             memory_bytes=memory_bytes(self.upscaler, header, size_px),
         )
-        self._check_memory(job)
         path = source.path
-        return _Draft(
-            job=job, target=self._target(job, path.stem), other=self._target(job, path.name)
+        target, other = self._target(job, path.stem), self._target(job, path.name)
+        job = streamed.fitted(
+            job,
+            self.upscaler,
+            request,
+            to_stdout=target is None,
+            free_bytes=self._free_bytes,
+            limit_bytes=self._limit_bytes,
         )
+        return _Draft(job=job, target=target, other=other)
 
     def _format(self, header: Header, *, is_archive: bool) -> str:
         output = None if self.folder is not None or is_archive else self.request.output
         wish = self.request.encoding.format
         return naming.output_format(header.format, wish=wish, output=output)
-
-    def _check_memory(self, job: Job) -> None:
-        if job.memory_bytes <= self._free_bytes:
-            return
-        width_px, height_px = job.size_px
-        frames = f" in {job.header.frames} frames" if job.header.frames > 1 else ""
-        raise OutOfMemoryError(
-            f"{job.name}: {width_px}×{height_px} px{frames} need about "
-            f"{job.memory_bytes / 2**30:.1f} GiB of memory, {self._free_bytes / 2**30:.1f} are "
-            f"free; choose a smaller size"
-        )
 
     def _target(self, job: Job, stem: str) -> Path | None:
         request, path = self.request, job.source.path

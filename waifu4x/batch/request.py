@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
+from waifu4x.huge.tiff import Layout
 from waifu4x.sizes import Target
 from waifu4x.upscaler import Options, Upscaler
 
@@ -23,6 +24,8 @@ class Encoding:
     lossless: bool = False
     strip_metadata: bool = False
     background: tuple[int, int, int] | None = None
+    layout: Layout | None = None
+    """Of a TIFF; None is by its size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Request:
     """Take the first picture of every animation and document."""
     provenance: bool = True
     max_pixels: int | None = None
+    memory_bytes: int | None = None
+    """What the run may take of main memory; None is half of what is free."""
     check_space: bool = True
     tile_px: int | None = None
     precision: str = "auto"
@@ -61,17 +66,20 @@ class Request:
         It depends on nothing of the machine; where the tool or the device changes, what was done
         stays done.
         """
+        encoding = asdict(self.encoding)
+        if self.encoding.layout is None:
+            del encoding["layout"]
         settings = {
             "model": sha256_of(upscaler) or upscaler.name,
             "target": asdict(self.target),
             "options": asdict(self.options),
-            "encoding": asdict(self.encoding),
+            "encoding": encoding,
             "first_frame": self.first_frame,
             "provenance": self.provenance,
             "tile_px": self.tile_px,
             "precision": self.precision,
             "tta": self.tta,
-            # Left out by default: folders were done before there was a choice.
+            # Left out by default, as the layout is: folders were done before there was a choice.
             **({} if self.engine == "auto" else {"engine": self.engine}),
         }
         text = json.dumps(settings, sort_keys=True, separators=(",", ":"))

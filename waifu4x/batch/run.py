@@ -5,7 +5,8 @@
 
 All three spend their time in code that releases Python's lock. How much is on its way is bounded by
 the memory that it takes, so a folder of any length needs no more than its largest pictures do. What
-fails becomes an error in the place of its part, and goes the same way.
+fails becomes an error in the place of its part, and goes the same way. A picture that is too large
+for memory goes alone, and is written by the calling thread while that enlarges it: `streamed`.
 
 Signals interrupt the calling thread, between any two of its steps. A lock that Python code takes
 would then stay taken for ever, now and then (`threading.Condition`, and with it `queue.Queue`,
@@ -26,8 +27,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO, Literal
 
-from waifu4x import failures, memory
-from waifu4x.batch import stages
+from waifu4x import failures
+from waifu4x.batch import limits, streamed
 from waifu4x.batch.assembly import Assembly, Folders
 from waifu4x.batch.jobs import Job, named
 from waifu4x.batch.journal import Line
@@ -40,8 +41,6 @@ from waifu4x.upscaler import Facts, Upscaler
 _LOOK_AHEAD = 3
 """Decoded parts that wait for the network: enough that a slow file does not stop it."""
 _ENCODER_NICENESS = 10
-_MEMORY_SHARE = 0.5
-"""Of what is free when a run begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ class _Pipeline:
         """Nothing is begun any more."""
         self._fatal: BaseException | None = None
         """What ends the run."""
-        self._budget = Budget(int(memory.free_host_bytes() * _MEMORY_SHARE))
+        self._budget = Budget(limits.memory_bytes(self.plan.request.memory_bytes))
         self._ahead = Slots(_LOOK_AHEAD)
         # Encoded later than this, parts would only wait: one for each thread, and one more each.
         self._behind = Slots(2 * self.workers)
@@ -170,11 +169,11 @@ class _Pipeline:
         assembly = Assembly(job, wish=wish, folders=self._folders, stdout=self.stdout)
         self._open.add(assembly)
         try:
-            for part in stages.parts(job, self.upscaler, self.plan.request):
+            for part in streamed.parts(job, self.upscaler, self.plan.request, begin=assembly.begin):
                 if assembly.dropped or not self._has_room(part):
                     return
                 try:
-                    stages.decode(part, self.plan.request)
+                    streamed.decode(part, self.plan.request)
                 except BaseException:
                     self._release(part)
                     self._ahead.give()
@@ -240,7 +239,7 @@ class _Pipeline:
             self.on_progress(part.job, (part.number + share) / part.total)
 
         try:
-            stages.enlarge(part, self.upscaler, self.plan.request, on_progress=inside)
+            streamed.enlarge(part, self.upscaler, self.plan.request, on_progress=inside)
         except (Waifu4xError, MemoryError) as error:
             self._release(part)
             return _own(error, part.job)
@@ -318,7 +317,7 @@ class _Pipeline:
         if assembly.dropped:
             return
         try:
-            stages.encode(item, self.upscaler, self.plan.request)
+            streamed.encode(item, self.upscaler, self.plan.request)
             is_whole = assembly.add(item)
         except (Waifu4xError, MemoryError) as error:
             self._fail(assembly, _own(error, item.job))

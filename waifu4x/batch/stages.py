@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -29,6 +29,7 @@ from waifu4x.batch.request import Request, sha256_of
 from waifu4x.errors import PictureReadError, Waifu4xError
 from waifu4x.formats import FORMATS
 from waifu4x.headers import Header
+from waifu4x.huge import writing
 from waifu4x.pictures import Picture
 from waifu4x.provenance import Provenance
 from waifu4x.upscaler import Facts, Upscaler
@@ -175,7 +176,6 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
         on_progress(1.0)
         return
     frames = frames_of(part.content)
-    warning = provenance.warning(frames[0])
     results: list[Picture] = []
     facts: list[Facts] = []
     for chunk in _chunks(part.content, upscaler, request):
@@ -187,13 +187,21 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
             enlarged, known = upscaler.upscale_all(chunk, request.target, on_progress=inside)
         results += enlarged
         facts.append(known)
-    notes = dict.fromkeys(note for picture in (*frames, *results) for note in picture.notes)
     part.facts = _joined(facts)
     part.scale = request.target.factor(frames[0].width_px, frames[0].height_px)
-    part.notes = (*([warning] if warning else []), *notes, *part.facts.notes)
+    part.notes = notes_of(frames, results, part.facts)
     part.content = _with_frames(part.content, results)
     part.seconds["network"] = part.facts.network_s
     part.seconds["upscale"] = time.perf_counter() - started
+
+
+def notes_of(
+    frames: Sequence[Picture], results: Sequence[Picture], facts: Facts
+) -> tuple[str, ...]:
+    """What is to be told of pictures that were enlarged, each sentence once."""
+    warning = provenance.warning(frames[0])
+    notes = dict.fromkeys(note for picture in (*frames, *results) for note in picture.notes)
+    return (*([warning] if warning else []), *notes, *facts.notes)
 
 
 def _chunks(content: Content, upscaler: Upscaler, request: Request) -> Iterator[list[Picture]]:
@@ -234,29 +242,56 @@ def encode(part: Part, upscaler: Upscaler, request: Request) -> None:
         part.notes += pictures.losses(
             content, part.format, strip_metadata=strip, background=background
         )
-        if content.frames_total > 1:
-            frames = f"it has {content.frames_total} frames or pages: only the first was taken"
-            part.notes = (frames, *part.notes)
-    if request.provenance and not strip and FORMATS[part.format].holds_metadata:
-        content = _stamped(content, part, upscaler, request)
+        part.notes = (*frames_left_out(content), *part.notes)
+    if is_stamped(part, request):
+        content = stamped(content, part, upscaler, request)
     options = {
         "format": part.format,
         "quality": encoding.quality,
         "lossless": encoding.lossless,
         "strip_metadata": strip,
     }
+    settings = settings_of(part.format, request)
     with _naming_its_member(part):
         if isinstance(content, Animation):
             part.content = animations.encode(content, **options)
+        elif writing.is_in_strips(settings, content):
+            part.content = writing.encode(content, settings)
         else:
             part.content = pictures.encode(content, background=background, **options)
     part.seconds["encode"] = time.perf_counter() - started
 
 
-def _stamped(content: Content, part: Part, upscaler: Upscaler, request: Request) -> Content:
+def settings_of(format: str, request: Request) -> writing.Settings:
+    """How one picture is written."""
+    encoding = request.encoding
+    return writing.Settings(
+        format=format,
+        quality=encoding.quality,
+        lossless=encoding.lossless,
+        strip_metadata=encoding.strip_metadata,
+        background=encoding.background,
+        layout=encoding.layout,
+    )
+
+
+def frames_left_out(picture: Picture) -> tuple[str, ...]:
+    """What is told of a picture that was the first of several."""
+    if picture.frames_total == 1:
+        return ()
+    return (f"it has {picture.frames_total} frames or pages: only the first was taken",)
+
+
+def is_stamped(part: Part, request: Request) -> bool:
+    """Whether the output says how it was made."""
+    wanted = request.provenance and not request.encoding.strip_metadata
+    return wanted and FORMATS[part.format].holds_metadata
+
+
+def stamped(content: Content, part: Part, upscaler: Upscaler, request: Request) -> Content:
     """With what made it, in the one place where an animation has metadata, on every page."""
     frames = list(frames_of(content))
-    stamped = len(frames) if isinstance(content, Animation) and content.kind == "pages" else 1
+    number = len(frames) if isinstance(content, Animation) and content.kind == "pages" else 1
     options = request.options
     settings = {
         "strength": f"{options.strength:g}" if options.strength != 1.0 else "",
@@ -264,6 +299,7 @@ def _stamped(content: Content, part: Part, upscaler: Upscaler, request: Request)
         "tta": "yes" if request.tta else "",
         "tile": str(request.tile_px or ""),
         "precision": part.facts.precision if part.facts is not None else "",
+        "engine": part.facts.engine if part.facts is not None else "",
     }
     made = Provenance(
         tool="waifu4x",
@@ -273,5 +309,5 @@ def _stamped(content: Content, part: Part, upscaler: Upscaler, request: Request)
         scale=part.scale,
         settings={key: value for key, value in settings.items() if value},
     )
-    frames[:stamped] = [provenance.stamp(frame, made) for frame in frames[:stamped]]
+    frames[:number] = [provenance.stamp(frame, made) for frame in frames[:number]]
     return _with_frames(content, frames)

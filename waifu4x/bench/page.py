@@ -19,7 +19,7 @@ from waifu4x import pictures
 from waifu4x.bench import scatter, tables
 from waifu4x.bench.protocol import PROTOCOLS
 from waifu4x.bench.published import Figure, Source
-from waifu4x.bench.results import Column, PictureResult, Report, Result
+from waifu4x.bench.results import Column, PictureResult, Report, Result, ways
 from waifu4x.bench.run import BASELINE
 from waifu4x.bench.scatter import Mark, Point
 from waifu4x.errors import UsageError
@@ -80,14 +80,12 @@ def write(report: Report, target: Path, *, command: str) -> None:
 
 def _facts(report: Report) -> str:
     results = report.results
-    # A filter has no device to choose and rounds nowhere.
-    networks = [result for result in results if result.parameters is not None] or results
     tiles = {
         "Sets": dict.fromkeys(result.dataset for result in results),
         "Scales": dict.fromkeys(f"x{result.scale}" for result in results),
         "Models": [str(len({result.model for result in results}))],
         "Protocol": dict.fromkeys(result.protocol for result in results),
-        "Device": dict.fromkeys(f"{result.device} in {result.precision}" for result in networks),
+        "Device": ways(results),
         "Version": [__version__],
     }
     return "".join(
@@ -226,13 +224,11 @@ def _table(
         ),
         *(_head(title, told=told) for title, told, _, _ in costs),
     ]
-    ways = {(result.device, result.precision) for result in results if result.parameters}
+    # Where all networks ran alike, the head of the page says how.
+    differ = len(ways(results)) > 1
     rows = []
     for number, result in enumerate(results):
-        # Where all networks ran alike, the head of the page says how.
-        way = (
-            f"{result.device} in {result.precision}" if len(ways) > 1 and result.parameters else ""
-        )
+        way = result.way if differ and result.parameters is not None else ""
         cells = [
             _cell(
                 value := result.mean(column.key),

@@ -54,6 +54,8 @@ class Result:
     """At least one, in the order of their names."""
     device: str
     precision: str
+    engine: str
+    """What ran the network: torch, openvino or onnxruntime; numpy for a filter."""
     parameters: int | None = None
     """Of the network; None for a filter, which has none. `multiply_adds_hd` likewise."""
     multiply_adds_hd: float | None = None
@@ -71,6 +73,11 @@ class Result:
     def count(self, key: str) -> int:
         """How many pictures have this value."""
         return sum(picture.values.get(key) is not None for picture in self.pictures)
+
+    @property
+    def way(self) -> str:
+        """How it was computed, for people: "cpu in bf16 by openvino"."""
+        return f"{self.device} in {self.precision} by {self.engine}"
 
     @property
     def seconds_per_megapixel(self) -> float:
@@ -127,6 +134,13 @@ class Report:
         if len(found) < 2:
             return None
         return min(found) if column.is_lower_better else max(found)
+
+
+def ways(results: Sequence[Result]) -> list[str]:
+    """The ways in which networks were computed, each once; a filter, which has no device to choose
+    and rounds nowhere, counts only where nothing else is."""
+    networks = [result for result in results if result.parameters is not None] or results
+    return list(dict.fromkeys(result.way for result in networks))
 
 
 def _finite(value: float | None) -> float | None:

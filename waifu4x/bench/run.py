@@ -58,6 +58,7 @@ class Plan:
     workers: int = 1
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
     offline: bool = False
     with_published: bool = False
     """Put what papers report beside what is measured."""
@@ -119,7 +120,7 @@ def run(
     _check_pictures(plan, partners)
     # Each is let go again: a later one that is damaged should not cost what an earlier one took.
     for model in plan.models:
-        if not _is_filter(model):
+        if not is_filter(model):
             _network(model, plan, on_download=on_download)
     told = _Told(call=on_progress, total=plan.total)
     found: dict[tuple[Path, int], list[Result]] = {
@@ -166,6 +167,7 @@ class _Subject:
     upscaler: Upscaler
     device: str
     precision: str
+    engine: str
     parameters: int | None
     multiply_adds_hd: float | None
 
@@ -185,18 +187,20 @@ def _network(
         model,
         device=plan.device,
         precision=plan.precision,
+        engine=plan.engine,
         offline=plan.offline,
         on_download=on_download,
     )
 
 
 def _open(model: ModelName, plan: Plan) -> _Subject:
-    """A filter is no network, and has neither device nor precision."""
-    if _is_filter(model):
+    """A filter is no network, and has neither device nor precision nor engine."""
+    if is_filter(model):
         return _Subject(
             upscaler=open_upscaler(model),
             device="cpu",
             precision="fp32",
+            engine="numpy",
             parameters=None,
             multiply_adds_hd=None,
         )
@@ -206,17 +210,20 @@ def _open(model: ModelName, plan: Plan) -> _Subject:
     opened, runner = upscaler.model, upscaler.runner
     assert runner is not None
     assert not isinstance(opened, str)
-    cost = measure_cost(opened.network, opened)
+    # The graph of an .onnx file has no layers that could be counted.
+    cost = None if opened.architecture == "onnx" else measure_cost(opened.network, opened)
     return _Subject(
         upscaler=upscaler,
         device=str(runner.device),
         precision=runner.precision,
-        parameters=cost.parameters,
-        multiply_adds_hd=cost.multiply_adds_hd,
+        engine=runner.engine,
+        parameters=opened.parameters if cost is None else cost.parameters,
+        multiply_adds_hd=None if cost is None else cost.multiply_adds_hd,
     )
 
 
-def _is_filter(model: ModelName) -> bool:
+def is_filter(model: ModelName) -> bool:
+    """Whether it is the name of a resampling kernel."""
     if isinstance(model, Path):
         return False
     try:
@@ -254,6 +261,7 @@ def _measure(
         pictures=tuple(pictures),
         device=subject.device,
         precision=subject.precision,
+        engine=subject.engine,
         parameters=subject.parameters,
         multiply_adds_hd=subject.multiply_adds_hd,
         peak_memory_bytes=memory.peak_bytes,

@@ -1,7 +1,8 @@
 """What measuring the speed of a model found out, and which flags that speaks for.
 
 Rows are times alone; every ratio is made here, of the times of the same rounds. A flag is advised
-only when it is faster by more than noise and changes no more of a picture than rounding does.
+only when it is faster by more than noise and changes no more of a picture than rounding does, or in
+int8, which changes more, when it costs next to nothing of what counts: the PSNR to the truth.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ STEADY_SHARE = 0.75
 AGREEMENT_DB = 50.0
 """PSNR to fp32 below which a precision is not advised: 0.8 of 255, root mean square. Rounding to
 8 bits alone is 59 dB."""
+MOST_LOSS_DB = 0.05
+"""What int8 may lose of fp32's PSNR to the truth, and still be advised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class SpeedRow:
     flags: str
     """What `waifu4x upscale` must be given for it; empty for what it does by itself."""
     engine: str
-    """"torch", or "numpy" for filters."""
+    """"torch", "openvino", "onnxruntime", or "numpy" for filters."""
     precision: str
     tile_px: int | None
     """The explicit tile; None for the automatic one."""
@@ -43,8 +46,14 @@ class SpeedRow:
     waste: float | None = None
     """Pixels shown to the network over pixels of its input; None where nothing was run."""
     agreement_db: float | None = None
-    """PSNR to the result of fp32 in automatic tiles, 8-bit RGB; infinite for the same pixels, None
-    where one of the two failed, and for bicubic beside a network."""
+    """PSNR to the result of torch's fp32 in automatic tiles, 8-bit RGB; infinite for the same
+    pixels, None where one of the two failed, and for bicubic beside a network."""
+    loss_db: float | None = None
+    """By how much its PSNR to true pictures is below that of torch's fp32; None where that was not
+    measured, which it is of int8 alone."""
+    ready_s: float | None = None
+    """Seconds until its engine was ready, with converting the model where that had not been kept;
+    in no round. None for torch, which converts nothing, and where it failed."""
     note: str = ""
     """Why it failed or was dropped, or what was decided on the way."""
 
@@ -115,8 +124,11 @@ class SpeedReport:
     bicubic: SpeedRow
     """The yardstick, measured in the same rounds; its `flags` mean nothing."""
     rows: tuple[SpeedRow, ...]
-    """The precisions in automatic tiles, then the explicit tiles from small to large; a filter has
-    one row."""
+    """The engines and their precisions in automatic tiles, then the explicit tiles from small to
+    large; a filter has one row."""
+    truth: tuple[str, ...] = ()
+    """The sets of true pictures that `SpeedRow.loss_db` is of, on the worst of them; none where
+    nothing was compared with them."""
     notes: tuple[str, ...] = ()
     """What to know about the whole measurement, one sentence each."""
 
@@ -131,8 +143,10 @@ class SpeedReport:
 
     @property
     def fp32(self) -> SpeedRow:
-        """fp32 in automatic tiles; it may have failed."""
-        return next(row for row in self.rows if row.precision == "fp32" and row.tile_px is None)
+        """torch's fp32 in automatic tiles, which may have failed; the automatic choice for a file
+        that torch cannot run."""
+        plain = [row for row in self.rows if row.tile_px is None and row.engine == "torch"]
+        return next((row for row in plain if row.precision == "fp32"), self.automatic)
 
     @property
     def advice(self) -> tuple[str, ...]:
@@ -148,6 +162,7 @@ class SpeedReport:
             "input_size": list(self.input_px),
             "output_size": list(self.output_px),
             "rounds": self.rounds,
+            "truth": list(self.truth),
             "bicubic": self._row_facts(self.bicubic),
             "rows": [self._row_facts(row) for row in self.rows],
             "notes": list(self.notes),
@@ -173,6 +188,8 @@ class SpeedReport:
             "waste": row.waste,
             "agreement_db": None if exact else agreement_db,
             "equals_fp32": exact,
+            "loss_db": row.loss_db,
+            "ready_s": row.ready_s,
             "rounds": row.rounds,
             "note": row.note,
         }
@@ -181,9 +198,9 @@ class SpeedReport:
 def advise(report: SpeedReport) -> tuple[str, ...]:
     """Sentences for people: the best flags first, then what reduced precisions cost.
 
-    Advised is the fastest of the ways that `is_faster_than` the automatic choice, and whose
-    precision agrees with fp32 to AGREEMENT_DB or is the automatic one; of those that are as fast
-    but for noise, the one with the fewest flags.
+    Advised is the fastest of the ways that `is_faster_than` the automatic choice and that
+    `may_be_advised`; of those that are as fast but for noise, the one with the fewest flags. Int8
+    that may not be advised is guaranteed not to be named.
     """
     automatic = report.automatic
     if automatic.engine == "numpy":
@@ -191,9 +208,28 @@ def advise(report: SpeedReport) -> tuple[str, ...]:
     return (_best(report), *_costs(report))
 
 
+def may_be_advised(row: SpeedRow, automatic: SpeedRow) -> bool:
+    """Whether nobody would see a difference to fp32, or there is none to what is done anyway."""
+    if (row.engine, row.precision) == (automatic.engine, automatic.precision):
+        return True
+    if row.precision == "int8":
+        return row.loss_db is not None and row.loss_db <= MOST_LOSS_DB
+    if row.agreement_db is None:
+        return False
+    return row.agreement_db >= min(AGREEMENT_DB, automatic.agreement_db or AGREEMENT_DB)
+
+
+def lost(row: SpeedRow, truth: Sequence[str]) -> str:
+    """What int8 costs, for people; its `loss_db` is not None."""
+    assert row.loss_db is not None
+    where = truth[0] if len(truth) == 1 else f"the worst of {', '.join(truth)}"
+    verb = "loses" if row.loss_db >= 0.0 else "gains"
+    return f"{verb} {abs(row.loss_db):.3f} dB of PSNR on {where}"
+
+
 def _best(report: SpeedReport) -> str:
     automatic = report.automatic
-    allowed = [row for row in report.rows if row.rounds and _looks_the_same(row, automatic)]
+    allowed = [row for row in report.rows if row.rounds and may_be_advised(row, automatic)]
     speeds = {row.flags: row.ratio_to(automatic) or 0.0 for row in allowed}
     faster = [row for row in allowed if row.is_faster_than(automatic)]
     if faster:
@@ -206,6 +242,7 @@ def _best(report: SpeedReport) -> str:
         return (
             f"{row.flags}: {speeds[row.flags]:.2f} times as fast as the automatic choice "
             f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} rounds)"
+            f"{_price(row, report)}"
         )
     row = max(allowed, key=lambda row: speeds[row.flags])
     if speeds[row.flags] >= NOISE:
@@ -213,26 +250,30 @@ def _best(report: SpeedReport) -> str:
         return (
             f"nothing yet: {row.flags} was {speeds[row.flags]:.2f} times as fast as the automatic "
             f"choice, but faster by {NOISE - 1.0:.0%} in only {_ahead(ratios)} of {len(ratios)} "
-            f"rounds; measure again, for longer"
+            f"rounds; measure again, for longer{_price(row, report)}"
         )
-    tiles = f"{automatic.precision} in tiles of {automatic.used_tile_px} px"
+    tiles = f"{automatic.engine} {automatic.precision} in tiles of {automatic.used_tile_px} px"
     by = f"within {NOISE - 1.0:.0%} of " if speeds[row.flags] > 1.0 else ""
     return f"nothing: the automatic choice, {tiles}, is {by}the fastest here"
+
+
+def _price(row: SpeedRow, report: SpeedReport) -> str:
+    return "" if row.loss_db is None else f"; it {lost(row, report.truth)}"
 
 
 def _costs(report: SpeedReport) -> list[str]:
     """What precisions cost that are faster than they are exact."""
     automatic, sentences = report.automatic, []
     for row in report.rows:
-        if row.tile_px is not None or not row.rounds:
+        if row.tile_px is not None or not row.rounds or row.precision == "int8":
             continue
         if row.is_automatic:
-            if _loses_much(row) and (ratio := row.ratio_to(report.fp32)) is not None:
+            if _loses_much(row) and (exact := _fastest_exact(report)) is not None:
                 sentences.append(
                     f"{row.precision}, the automatic choice, {_agreement(row)}: "
-                    f"--precision fp32 takes {ratio:.2f} times as long"
+                    f"{exact.flags} takes {row.ratio_to(exact):.2f} times as long"
                 )
-        elif not _looks_the_same(row, automatic) and row.is_faster_than(automatic):
+        elif not may_be_advised(row, automatic) and row.is_faster_than(automatic):
             sentences.append(
                 f"not {row.flags}: {row.ratio_to(automatic):.2f} times as fast as the automatic "
                 f"choice, but it {_agreement(row)}"
@@ -240,16 +281,16 @@ def _costs(report: SpeedReport) -> list[str]:
     return sentences
 
 
+def _fastest_exact(report: SpeedReport) -> SpeedRow | None:
+    """Of fp32 in automatic tiles; None where it failed."""
+    found = [row for row in report.rows if row.precision == "fp32" and row.tile_px is None]
+    ratios = {row: ratio for row in found if (ratio := row.ratio_to(report.automatic)) is not None}
+    return max(ratios, key=lambda row: ratios[row], default=None)
+
+
 def _ahead(ratios: Sequence[float]) -> int:
     """In how many rounds."""
     return sum(ratio >= NOISE for ratio in ratios)
-
-
-def _looks_the_same(row: SpeedRow, automatic: SpeedRow) -> bool:
-    """Whether nobody would see a difference to fp32, or there is none to what is done anyway."""
-    if row.precision == automatic.precision:
-        return True
-    return row.agreement_db is not None and row.agreement_db >= AGREEMENT_DB
 
 
 def _loses_much(row: SpeedRow) -> bool:

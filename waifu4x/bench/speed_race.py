@@ -6,9 +6,11 @@ and the ratio of two times of one round is steadier than either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import TypeVar
 
 from waifu4x.errors import Waifu4xError
 
@@ -19,6 +21,7 @@ HOPELESS = 3.0
 
 Doing = Callable[[str, float], None]
 """Called with what is done now, and with the share of the budget spent, 0..1."""
+_Result = TypeVar("_Result")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -66,11 +69,21 @@ class Race:
         self.rounds = 0
         self._on_progress = on_progress
         self._began_s = perf_counter()
+        self._paused_s = 0.0
 
     @property
     def spent_s(self) -> float:
-        """Since the race was made."""
-        return perf_counter() - self._began_s
+        """Since the race was made, without pauses."""
+        return perf_counter() - self._began_s - self._paused_s
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile costs nothing of the budget."""
+        began_s = perf_counter()
+        try:
+            yield
+        finally:
+            self._paused_s += perf_counter() - began_s
 
     def tell(self, doing: str) -> None:
         """Report what is done now."""
@@ -125,7 +138,7 @@ class Race:
             return None
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
+def timed(work: Callable[[], _Result]) -> tuple[float, _Result]:
     """How long `work` takes, in seconds, and what it gives."""
     began_s = perf_counter()
     result = work()

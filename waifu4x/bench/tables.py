@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from waifu4x.bench.published import Figure, Source
-from waifu4x.bench.results import Column, Report, Result
+from waifu4x.bench.results import Column, Report, Result, ways
 from waifu4x.version import __version__
 
-_FIRST = ("set", "scale", "model", "source", "protocol", "device", "precision")
+_FIRST = ("set", "scale", "model", "source", "protocol", "device", "precision", "engine")
 _LAST = ("seconds_per_megapixel", "peak_memory_bytes", "parameters", "multiply_adds_hd")
 COSTS = ("s/MP", "memory", "params", "mult-adds")
 """The titles after those of the measures: seconds per megapixel of output, the process's peak
@@ -94,6 +94,15 @@ def footnotes(report: Report) -> list[str]:
     return list(found)
 
 
+def computed(results: Sequence[Result]) -> str:
+    """On what and by what, once where all networks were computed alike."""
+    found = ways(results)
+    if len(found) == 1:
+        return f"on {found[0]}"
+    networks = (result for result in results if result.parameters is not None)
+    return ", ".join(dict.fromkeys(f"{result.model} on {result.way}" for result in networks))
+
+
 def markdown(report: Report, *, command: str) -> str:
     """Tables of all sets and scales, the best values bold, published lines in italics."""
     titles = headers(report)
@@ -108,7 +117,11 @@ def markdown(report: Report, *, command: str) -> str:
             if row.source is not None:
                 name = f"*{name}* [[{_escaped(row.source.name)}]]({row.source.url})"
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"{_counted(first)}, protocol {first.protocol}.", ""]
+        lines += [
+            "",
+            f"{_counted(first)}, protocol {first.protocol}; {_escaped(computed(results))}.",
+            "",
+        ]
     lines += [f"- {_escaped(note)}" for note in footnotes(report)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -122,13 +135,13 @@ def comma_separated(report: Report) -> str:
     for dataset, scale, results, published in report.groups():
         for r in results:
             writer.writerow(
-                [dataset, scale, r.model, "", r.protocol, r.device, r.precision]
+                [dataset, scale, r.model, "", r.protocol, r.device, r.precision, r.engine]
                 + [r.mean(key) for key in keys]
                 + [r.seconds_per_megapixel, r.peak_memory_bytes, r.parameters, r.multiply_adds_hd]
             )
         for f in published:
             values = [f.value(key) for key in keys]
-            writer.writerow([dataset, scale, f.model, f.source.url, *[""] * 3, *values, *[""] * 4])
+            writer.writerow([dataset, scale, f.model, f.source.url, *[""] * 4, *values, *[""] * 4])
     return text.getvalue()
 
 

@@ -44,6 +44,7 @@ class Wish:
     workers: int
     device: str
     precision: str
+    engine: str
     offline: bool
     with_published: bool
     targets: tuple[Path, ...]
@@ -73,6 +74,7 @@ def measure_sets(wish: Wish) -> None:
             workers=wish.workers,
             device=wish.device,
             precision=wish.precision,
+            engine=wish.engine,
             offline=wish.offline,
             with_published=wish.with_published,
         )
@@ -123,18 +125,13 @@ def _show(report: Report, wish: Wish) -> None:
 def _say(report: Report, wish: Wish) -> None:
     first = report.results[0]
     if not wish.as_json:
-        console.say(f"note: {first.protocol} protocol; on {_machine(report)}")
+        console.say(f"note: {first.protocol} protocol; {tables.computed(report.results)}")
     for note in tables.footnotes(report):
         console.say(f"note: {note}")
     if wish.workers > 1:
         console.say("note: metrics were taken beside enlarging: one worker gives truer times")
     for target in wish.targets:
         console.say(f"wrote {target}")
-
-
-def _machine(report: Report) -> str:
-    found = dict.fromkeys(f"{result.device} in {result.precision}" for result in report.results)
-    return ", ".join(found)
 
 
 def _print_group(report: Report, title: str, rows: Sequence[tables.Row]) -> None:

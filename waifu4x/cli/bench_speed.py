@@ -10,14 +10,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from waifu4x.bench import speed
+from waifu4x import onnx_files
+from waifu4x.bench import run, speed
+from waifu4x.bench.sets import open_sets
 from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
 from waifu4x.cli import console
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.bench_run import Wish
-from waifu4x.devices import has_openvino
+from waifu4x.cli.native import silent_libraries
 from waifu4x.errors import UsageError
-from waifu4x.models import open_upscaler
+from waifu4x.model_facts import Model
+from waifu4x.models import conversions_folder, open_upscaler
+from waifu4x.resample import Kernel
 
 BUDGET_S = 60.0
 """For each model."""
@@ -25,26 +29,38 @@ BUDGET_S = 60.0
 
 def measure_speed(wish: Wish) -> None:
     """Measure each model at each scale, and say which flags are the best here."""
-    if wish.sets or wish.targets or wish.lr_folder:
-        raise UsageError("--speed measures no pictures: leave out the sets, --lr and -o")
-    if wish.precision != "auto":
-        raise UsageError("--speed tries every precision: leave out --precision")
+    if wish.targets or wish.lr_folder:
+        raise UsageError(
+            "--speed shrinks pictures itself and writes no file: leave out --lr and -o"
+        )
+    if (wish.precision, wish.engine) != ("auto", "auto"):
+        raise UsageError(
+            "--speed tries every engine and precision: leave out --engine and --precision"
+        )
     for scale in wish.scales:
         if scale < 1:
             raise UsageError(f"a scale to measure at is 1 or more, not {scale}")
+    truth = open_sets(wish.sets)
     keep_large_blocks()
     for name in wish.models:
         for scale in wish.scales:
-            with _bar(wish.quiet) as doing:
-                opened = open_upscaler(name, offline=wish.offline).model
+            with silent_libraries(), _bar(wish.quiet) as doing:
                 report = speed.measure(
-                    opened,
+                    _opened(name, offline=wish.offline),
                     scale=scale,
                     device=wish.device,
                     budget_s=BUDGET_S,
+                    folder=conversions_folder(),
+                    truth=truth,
                     on_progress=doing,
                 )
             _show(report, wish)
+
+
+def _opened(name: str, *, offline: bool) -> Model | Kernel:
+    """The model alone: what an engine converts is converted when it is measured."""
+    has_choice = not (run.is_filter(name) or name.lower().endswith(onnx_files.SUFFIX))
+    return open_upscaler(name, engine="torch" if has_choice else "auto", offline=offline).model
 
 
 def _show(report: SpeedReport, wish: Wish) -> None:
@@ -52,19 +68,21 @@ def _show(report: SpeedReport, wish: Wish) -> None:
         typer.echo(json.dumps(report.facts(), allow_nan=False))
         return
     console.show(_table(report))
+    for row in report.rows:
+        if row.note:
+            _print("", f"{_by(row)}{_tile(row)}: {row.note}")
     for sentence in report.advice:
-        line = f"[bold]advice:[/] {escape(console.printable(sentence))}"
-        console.stdout.print(line, soft_wrap=True)
+        _print("[bold]advice:[/] ", sentence)
     if wish.quiet:
         return
-    notes = report.notes
-    if report.threads is not None and report.device == "cpu" and has_openvino():
-        notes = (
-            *notes,
-            "this is the speed of PyTorch; OpenVINO, which is installed, is taken first",
-        )
-    for note in notes:
+    for note in report.notes:
         console.say(f"note: {note}")
+    if wish.sets and not report.truth:
+        console.say("note: only INT8 is compared with true pictures, and there is none here")
+
+
+def _print(head: str, text: str) -> None:
+    console.stdout.print(head + escape(console.printable(text)), soft_wrap=True)
 
 
 def _table(report: SpeedReport) -> Table:
@@ -81,29 +99,40 @@ def _table(report: SpeedReport) -> Table:
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("flags", min_width=12)
-    table.add_column("precision")
-    for head in ("tile", "MP/s", "of bicubic", "of fp32", "waste", "to fp32"):
+    table.add_column("\nflags", min_width=11)
+    table.add_column("\nby", min_width=11)
+    heads = ["\ntile", "\nMP/s", "of\nbicubic", "of\nfp32", "\nwaste", "dB to\nfp32"]
+    # Of what was compared with the truth alone.
+    heads += ["dB\nlost"] if report.truth else []
+    for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
-    table.add_row("", "", "", _rate(report.bicubic), "1", "", "", "", "bicubic")
+    table.add_row("", "bicubic", "", _rate(report.bicubic), "1")
     for row in report.rows:
         if row is not report.bicubic:
-            table.add_row(*_cells(report, row), escape(console.printable(row.note)))
+            table.add_row(*_cells(report, row)[: len(heads) + 2])
     return table
 
 
 def _cells(report: SpeedReport, row: SpeedRow) -> tuple[str, ...]:
     return (
         row.flags or "(automatic)",
-        row.precision,
+        _by(row),
         "" if row.used_tile_px is None else str(row.used_tile_px),
         _rate(row),
         _number(row.ratio_to(report.bicubic), ".3g"),
         _number(row.ratio_to(report.fp32), ".2f"),
         _number(row.waste, ".2f"),
         "" if row.agreement_db is None else _agreement(row.agreement_db),
+        "" if row.loss_db is None else f"{row.loss_db:.3f}",
     )
+
+
+def _by(row: SpeedRow) -> str:
+    return row.engine if row.engine == "numpy" else f"{row.engine} {row.precision}"
+
+
+def _tile(row: SpeedRow) -> str:
+    return "" if row.tile_px is None else f" in tiles of {row.tile_px} px"
 
 
 def _rate(row: SpeedRow) -> str:
@@ -115,7 +144,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _agreement(db: float) -> str:
-    return "equal" if db == float("inf") else f"{db:.1f} dB"
+    return "equal" if db == float("inf") else f"{db:.1f}"
 
 
 @contextmanager

@@ -97,10 +97,10 @@ def compare(
         typer.Option("--overwrite", help="Replace existing files.", rich_help_panel=_FILES),
     ] = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_SPEED)
+        str, typer.Option(help="auto, cpu, mps, xpu, cuda or cuda:N.", rich_help_panel=_SPEED)
     ] = "auto",
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
+        Literal["auto", "fp32", "fp16", "bf16", "int8"],
         typer.Option(help="Of the convolutions.", rich_help_panel=_SPEED),
     ] = "auto",
     offline: Annotated[

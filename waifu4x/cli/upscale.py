@@ -51,7 +51,7 @@ def upscale(
             "-m",
             "-n",
             "--model",
-            help="A name from 'waifu4x models list', or a .pth or .safetensors file.",
+            help="A name from 'waifu4x models list', or a .pth, .safetensors or .onnx file.",
         ),
     ] = catalog.DEFAULT_MODEL,
     scale: Annotated[
@@ -191,6 +191,22 @@ def upscale(
         int | None,
         typer.Option(help="Refuse inputs with more pixels.", rich_help_panel=_FILES),
     ] = None,
+    tiff: Annotated[
+        Literal["strips", "tiled", "pyramid"] | None,
+        typer.Option(
+            help="How TIFF is stored. Default: strips, tiles above 4 GiB.",
+            rich_help_panel=_FILES,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What it may take of main memory, such as 2G; larger pictures are made in strips. "
+            "Default: half of what is free.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = None,
     tile: Annotated[
         int,
         typer.Option(
@@ -199,23 +215,43 @@ def upscale(
     ] = 0,
     device: Annotated[
         str,
-        typer.Option(help="auto, cpu, mps, cuda or cuda:N.", rich_help_panel=_SPEED),
+        typer.Option(
+            help="auto, cpu, mps, xpu (Intel GPU), xpu:N, cuda, cuda:N or cuda:N,cuda:M.",
+            rich_help_panel=_SPEED,
+        ),
     ] = "auto",
     gpu: Annotated[
-        int | None,
-        typer.Option("-g", "--gpu", help="GPU number N; -1 is the CPU.", rich_help_panel=_SPEED),
+        str | None,
+        typer.Option(
+            "-g",
+            "--gpu",
+            metavar="N",
+            help="GPU number N, several as 0,1; -1 is the CPU.",
+            rich_help_panel=_SPEED,
+        ),
     ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "fp16", "bf16"],
-        typer.Option(help="Of the convolutions.", rich_help_panel=_SPEED),
+        Literal["auto", "fp32", "fp16", "bf16", "int8"],
+        typer.Option(
+            help="Of the convolutions; int8 is OpenVINO's on CPUs, and changes pictures a little.",
+            rich_help_panel=_SPEED,
+        ),
     ] = "auto",
     engine: Annotated[
-        Literal["auto", "torch", "openvino"],
+        Literal["auto", "torch", "openvino", "onnxruntime"],
         typer.Option(
             help="What runs the network; auto is OpenVINO on CPUs that have it.",
             rich_help_panel=_SPEED,
         ),
     ] = "auto",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="On CUDA, for many pictures of one size: compile the network first.",
+            rich_help_panel=_SPEED,
+        ),
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Never download a model.", rich_help_panel=_SPEED)
     ] = False,
@@ -256,7 +292,7 @@ def upscale(
     if gpu is not None:
         if device != "auto":
             raise UsageError("give --device or -g, not both")
-        device = "cpu" if gpu == -1 else f"gpu:{gpu}"
+        device = upscale_run.parse_gpus(gpu)
     request = Request(
         inputs=(*(inputs or ()), *(more_inputs or ())),
         output=output,
@@ -279,6 +315,7 @@ def upscale(
             lossless=lossless,
             strip_metadata=strip_metadata,
             background=None if background is None else upscale_run.parse_color(background),
+            layout=tiff,
         ),
         overwrite=overwrite,
         retry_failed=retry_failed,
@@ -286,6 +323,7 @@ def upscale(
         first_frame=first_frame,
         provenance=not no_provenance,
         max_pixels=max_pixels,
+        memory_bytes=None if memory is None else upscale_run.parse_memory(memory),
         check_space=not no_space_check,
         tile_px=tile or None,
         precision=precision,
@@ -293,7 +331,12 @@ def upscale(
         tta=tta,
     )
     start = upscale_run.Start(
-        model=model, device=device, offline=offline, workers=jobs, dry_run=dry_run
+        model=model,
+        device=device,
+        compiled=compiled,
+        offline=offline,
+        workers=jobs,
+        dry_run=dry_run,
     )
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, report=report)
     if code := upscale_run.run(request, start, reporter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from waifu4x.models import open_upscaler
 from waifu4x.upscaler import Facts, Upscaler
 
 _MOST_WORKERS = 8
+# Of the memory that a run may take.
+_TILE_SHARE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,7 @@ class Start:
 
     model: str
     device: str
+    compiled: bool
     offline: bool
     workers: int | None
     dry_run: bool
@@ -52,6 +56,16 @@ def parse_color(text: str) -> tuple[int, int, int]:
         return ImageColor.getrgb(text)[:3]
     except ValueError as error:
         raise UsageError(f"{text!r} is no colour: write it as white or #ff8800") from error
+
+
+def parse_gpus(text: str) -> str:
+    """What ``--device`` is given for numbers of GPUs with commas; -1 is the CPU."""
+    numbers = [number.strip() for number in text.split(",")]
+    if numbers == ["-1"]:
+        return "cpu"
+    if not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"-g {text} is no GPU: give a number, several as 0,1, or -1 for the CPU")
+    return ",".join(f"gpu:{int(number)}" for number in numbers)
 
 
 def run(request: Request, start: Start, reporter: Reporter) -> int:
@@ -67,6 +81,7 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
         upscaler = open_upscaler(
             start.model,
             device=start.device,
+            compiled=start.compiled,
             precision=request.precision,
             engine=request.engine,
             tile_px=request.tile_px,
@@ -74,6 +89,7 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
             options=request.options,
             offline=start.offline,
             on_download=reporter.downloading,
+            memory_bytes=_tile_bytes(request),
         )
         planned = plan.make(request, upscaler, stdin=stdin, on_progress=reporter.planning)
         workers = start.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
@@ -85,6 +101,19 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
         else:
             session.work()
     return session.exit_code
+
+
+def parse_memory(text: str) -> int:
+    """2G, 1500M or a number of bytes, in bytes."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UsageError(f"--memory {text!r} is no size: write it as 2G or 1500M")
+    return int(float(found[1]) * 1024 ** ("", "k", "m", "g", "t").index(found[2]))
+
+
+def _tile_bytes(request: Request) -> int | None:
+    """What the network may take for a tile: the rest is for the picture, and for this program."""
+    return None if request.memory_bytes is None else request.memory_bytes // _TILE_SHARE
 
 
 def _check(request: Request, reporter: Reporter) -> None:
@@ -237,7 +266,8 @@ class _Session:
         if outcome.facts is not None:
             if reporter.verbose:
                 spent = ", ".join(f"{stage} {s} s" for stage, s in seconds.items())
-                reporter.say(f"  {_made_in_words(outcome.facts)}; {spent}")
+                strips = "in strips, " if job.streamed else ""
+                reporter.say(f"  {strips}{_made_in_words(outcome.facts)}; {spent}")
             facts |= {
                 "model": outcome.facts.model,
                 "device": outcome.facts.device,
@@ -272,6 +302,8 @@ def _facts(job: Job) -> dict[str, Any]:
         "format": job.format,
         "passes": list(job.passes),
     }
+    if job.streamed:
+        facts["streamed"] = True
     if job.header.frames > 1:
         facts["frames"] = job.header.frames
     if job.members is not None:
@@ -308,7 +340,7 @@ def _in_words(job: Job, costs: dict[str, Any]) -> str:
     cut = f", first pass in {tiles} of up to {costs['tile']} px" if costs["tiles"] else ""
     network = f" and {costs['estimated_s']:.1f} s in the network" if job.passes else ""
     return (
-        f"{_arrow(job)}: passes {passes}{cut}, about "
+        f"{_arrow(job)}: passes {passes}{cut}, {'in strips, ' if job.streamed else ''}about "
         f"{job.memory_bytes / 2**20:.0f} MiB of memory{network}"
     )
 

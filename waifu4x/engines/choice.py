@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from waifu4x import devices
-from waifu4x.engines import Engine, NetworkEngine, Opened
+from waifu4x.engines import Engine, NetworkEngine, Opened, openvino_int8
 from waifu4x.engines.cuda import CUDAEngine
 from waifu4x.engines.onnxruntime import OnnxNetwork, open_best
 from waifu4x.engines.openvino import OpenVINOEngine
@@ -17,16 +17,31 @@ from waifu4x.engines.spread import SpreadEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
 
+_CPU = torch.device("cpu")
+
 
 def pick_device(engine: str, device: str) -> torch.device:
-    """As `devices.pick`, for what `devices.wished_engine` gave; only torch's ``auto`` may be a GPU.
+    """As `devices.pick`, for what `devices.wished_engine` gave, with Intel GPUs as OpenVINO's.
+
+    ONNX Runtime's ``auto`` is the CPU.
 
     Raises:
-        UsageError: OpenVINO is asked to run on another device.
+        UsageError: an engine is asked to run on another's device.
     """
-    if engine not in ("openvino", "onnxruntime"):
-        return devices.pick(device)
-    picked = torch.device("cpu") if device == "auto" else devices.pick(device)
+    if device.partition(":")[0] == "xpu":
+        if engine not in ("auto", "openvino"):
+            raise UsageError(f"Intel GPUs are OpenVINO's here, not {engine}'s: leave out --engine")
+        return devices.pick_xpu(device)
+    if device == "auto" and engine != "torch":
+        picked = devices.pick("auto") if engine == "auto" else torch.device("cpu")
+        if picked.type == "cpu" and engine != "onnxruntime":
+            return next(iter(devices.find_xpus()), picked)
+        return picked
+    numbered = device.startswith("gpu:") and engine in ("auto", "openvino")
+    # Where no other GPU is, the number is that of an Intel one.
+    if numbered and devices.pick("auto").type == "cpu" and devices.find_xpus():
+        return devices.pick_xpu(device.replace("gpu", "xpu", 1))
+    picked = devices.pick(device)
     if picked.type != "cpu" and engine == "openvino":
         raise UsageError(f"OpenVINO runs on the CPU here, not on {picked}: use --device cpu")
     return picked
@@ -61,8 +76,9 @@ def open_engine(
         network: as `checkpoints.load` or `onnx_files.load` gives it.
         engine: one of `devices.ENGINES`; ``auto`` is what the environment says, else OpenVINO where
             it is installed and can run the network on the device, else torch.
-        device: see `devices.pick_all`.
-        precision: one of `devices.PRECISIONS`; see `devices.pick_dtype`.
+        device: see `devices.pick_all` and `devices.pick_xpu`; ``auto`` is CUDA, else MPS, else an
+            Intel GPU where OpenVINO runs the network, else the CPU.
+        precision: see `devices.pick_dtype`; or ``int8`` (`openvino_int8`), never picked by itself.
         compiled: see `CUDAEngine`.
         sha256: of the weights.
         folder: where conversions are kept; see `OpenVINOEngine`, `ONNXRuntimeEngine`.
@@ -75,6 +91,9 @@ def open_engine(
     places = pick_devices(wish, device)
     first = places[0]
     runs_onnx = wish == "onnxruntime" or isinstance(network, OnnxNetwork)
+    if first.type == "xpu" and device == "auto" and (runs_onnx or precision in ("bf16", "int8")):
+        # Nobody chose it, and it cannot do what was chosen.
+        first, places = _CPU, (_CPU,)
     if compiled or len(places) > 1:
         _check_cuda("ONNX Runtime" if runs_onnx else first.type, compiled=compiled)
     if runs_onnx:
@@ -84,26 +103,79 @@ def open_engine(
             network, device=first, accelerate=device == "auto", sha256=sha256, folder=folder
         )
         return Opened(made, places, note)
+    if precision == "int8":
+        _check_int8(first, engine=wish)
     if first.type == "cuda":
         return Opened(_open_cuda(network, places, precision=precision, compiled=compiled), places)
-    dtype = devices.pick_dtype(precision, first)
-    may_be_openvino = first.type == "cpu" and wish != "torch"
     note = ""
-    if wish == "openvino" or (may_be_openvino and devices.has_openvino()):
+    if first.type == "xpu":
         try:
-            name = devices.precision_name(dtype)
-            made = OpenVINOEngine(network, precision=name, sha256=sha256, folder=folder)
-            return Opened(made, places)
+            return _open_openvino(network, first, precision=precision)
         except DeviceError as error:
-            if wish == "openvino":
+            if device != "auto":
                 raise
-            note = f"torch ran the network: {str(error).partition('; try')[0]}"
-    return Opened(TorchEngine(network, device=first, dtype=dtype), places, note)
+            first, note = _CPU, f"the CPU ran the network: {_reason(error)}"
+    made = _open_beside_cuda(
+        network, first, engine=wish, precision=precision, sha256=sha256, folder=folder
+    )
+    return made._replace(note="; ".join(filter(None, [note, made.note])))
 
 
 def open_exact(network: nn.Module, device: torch.device) -> Engine:
-    """The engine that computes again what was not finite in another number format: in fp32."""
-    return TorchEngine(network, device=torch.device(str(device)), dtype=torch.float32)
+    """The engine that computes again what was not finite in another number format: in fp32, by
+    torch, which has no Intel GPUs here."""
+    place = _CPU if device.type == "xpu" else torch.device(str(device))
+    return TorchEngine(network, device=place, dtype=torch.float32)
+
+
+def _reason(error: DeviceError) -> str:
+    return str(error).partition("; try")[0]
+
+
+def _open_beside_cuda(
+    network: nn.Module,
+    place: torch.device,
+    *,
+    engine: str,
+    precision: str,
+    sha256: str,
+    folder: Path | None,
+) -> Opened:
+    """By OpenVINO or torch, on the CPU or an Apple GPU."""
+    note = ""
+    may_be_openvino = place.type == "cpu" and engine != "torch"
+    if engine == "openvino" or (may_be_openvino and devices.has_openvino()):
+        try:
+            return _open_openvino(network, place, precision=precision, sha256=sha256, folder=folder)
+        except DeviceError as error:
+            if engine == "openvino" or precision == "int8":
+                raise
+            note = f"torch ran the network: {_reason(error)}"
+    dtype = devices.pick_dtype(precision, place)
+    return Opened(TorchEngine(network, device=place, dtype=dtype), (place,), note)
+
+
+def _open_openvino(
+    network: nn.Module,
+    place: torch.device,
+    *,
+    precision: str,
+    sha256: str = "",
+    folder: Path | None = None,
+) -> Opened:
+    if precision != "int8":
+        precision = devices.precision_name(devices.pick_dtype(precision, place))
+    made = OpenVINOEngine(network, precision=precision, device=place, sha256=sha256, folder=folder)
+    return Opened(made, (place,), made.note)
+
+
+def _check_int8(place: torch.device, *, engine: str) -> None:
+    """Raises UsageError, DeviceError: int8 was chosen and cannot be, because of what else was."""
+    if engine == "torch":
+        raise UsageError("int8 is OpenVINO's, not torch's: leave out --engine torch")
+    if place.type != "cpu":
+        raise UsageError(f"int8 runs on the CPU, not on {place}: use --device cpu")
+    openvino_int8.check()
 
 
 def _check_cuda(place: str, *, compiled: bool) -> None:

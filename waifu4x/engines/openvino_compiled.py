@@ -19,10 +19,12 @@ from waifu4x import devices
 from waifu4x.engines import FloatArray, Results, in_order, one_by_one, openvino_quietly
 from waifu4x.errors import DeviceError
 
+FORMAT = 2
+"""To be raised when the same network is converted in another way."""
+
 EXTRA = "pip install 'waifu4x[openvino]'"
 
-HINTS = {"fp32": "f32", "bf16": "bf16"}
-"""What OpenVINO calls each precision."""
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 # Sizes whose kernels are kept, in operations: about fifty sizes of a small network, and 1 MB each.
 _KEPT_KERNELS = 1000
@@ -109,7 +111,7 @@ def runtime() -> Any:
     if not devices.has_openvino():
         raise DeviceError(f"OpenVINO is not installed: {EXTRA}, or try --engine torch")
     try:
-        return openvino_quietly.load().Core()
+        return openvino_quietly.core()
     except Exception as error:  # whatever a broken installation raises
         raise DeviceError(
             f"OpenVINO is installed but does not load ({in_one_line(error)}): try {EXTRA}, or "
@@ -117,12 +119,23 @@ def runtime() -> Any:
         ) from error
 
 
-def settings(precision: str, *, threads: int) -> dict[str, Any]:
-    """What a network is compiled, and opened again, with."""
+def hint(precision: str) -> str:
+    """What OpenVINO calls a precision; beside int8 it is what the rest is computed in."""
+    if precision == "int8":
+        able = runtime().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return _HINTS["bf16" if "BF16" in able else "fp32"]
+    return _HINTS[precision]
+
+
+def settings(precision: str, *, threads: int, place: str = "CPU") -> dict[str, Any]:
+    """What a network is compiled, and opened again, with; `place` is OpenVINO's name of a
+    device."""
+    general = {"INFERENCE_PRECISION_HINT": hint(precision), "PERFORMANCE_HINT": "LATENCY"}
+    if place != "CPU":
+        return general
     return {
-        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        **general,
         "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
         # Threads that cannot move wait for whoever else is on their core.
         "ENABLE_CPU_PINNING": False,
         "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,

@@ -33,7 +33,7 @@ from PIL import Image
 
 from waifu4x import devices
 from waifu4x.catalog import shipped_folder
-from waifu4x.engines import FloatArray, openvino_quietly
+from waifu4x.engines import FloatArray, openvino_graph, openvino_quietly
 from waifu4x.errors import DeviceError
 
 EXTRA = "pip install 'waifu4x[int8]'"
@@ -60,9 +60,9 @@ class Converted(NamedTuple):
 
 
 def check() -> None:
-    """Raises DeviceError where NNCF is missing."""
-    if not devices.has_nncf():
-        raise DeviceError(f"NNCF is not installed: {EXTRA}, or use --precision bf16 or fp32")
+    """Raises DeviceError where NNCF, or OpenVINO itself, is missing."""
+    if not (devices.has_openvino() and devices.has_nncf()):
+        raise DeviceError(f"int8 needs OpenVINO and NNCF: {EXTRA}, or use --precision bf16 or fp32")
 
 
 def facts() -> dict[str, Any]:
@@ -147,9 +147,10 @@ def _psnr_db(one: FloatArray, other: FloatArray) -> float:
 
 
 def _quantised(model: Any, windows: list[FloatArray], *, kept_last: int) -> Any:
-    """The model by NNCF; None where less than half of its convolutions would be in int8."""
+    """The model by NNCF; None where less than half of what may be in int8 would be."""
     convolutions = _convolutions(model)
-    if len(convolutions) - 1 - kept_last < len(convolutions) / 2 - 1:
+    others = len(convolutions) - 2  # than the first and the last one
+    if others + 1 - kept_last < max(1, others / 2):
         return None
     nncf = _nncf()
     kept = [node.get_friendly_name() for node in (convolutions[0], *convolutions[-kept_last:])]
@@ -162,7 +163,9 @@ def _quantised(model: Any, windows: list[FloatArray], *, kept_last: int) -> Any:
             nncf.Dataset(windows),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(windows),
-            ignored_scope=nncf.IgnoredScope(names=[*kept, *_picture_nodes(model)], validate=False),
+            ignored_scope=nncf.IgnoredScope(
+                names=[openvino_graph.PICTURE, *kept, *_picture_nodes(model)], validate=False
+            ),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix[overflow], disable_bias_correction=True
             ),
@@ -170,8 +173,13 @@ def _quantised(model: Any, windows: list[FloatArray], *, kept_last: int) -> Any:
 
 
 def _convolutions(model: Any) -> list[Any]:
-    """In the order in which they are computed."""
-    return [node for node in model.get_ordered_ops() if node.get_type_name() == "Convolution"]
+    """In the order in which they are computed; not what only enlarges the picture."""
+    return [
+        node
+        for node in model.get_ordered_ops()
+        if node.get_type_name() == "Convolution"
+        and node.get_friendly_name() != openvino_graph.PICTURE
+    ]
 
 
 def _picture_nodes(model: Any) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from typing import Any
 
 # https://github.com/openvinotoolkit/telemetry; optional, as its absence is.
@@ -28,3 +29,9 @@ def load(name: str = "openvino") -> Any:
         del sys.modules[_REPORTER]
         if before is not None:
             sys.modules[_REPORTER] = before
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's `Core`, one for the process; raises as `load`."""
+    return load().Core()
