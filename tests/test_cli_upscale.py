@@ -96,13 +96,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry per batch that the network is shown."""
     made: list[int] = []
-    run_network = TorchEngine.run
+    run_network = TorchEngine._forward
 
     def count(engine: TorchEngine, batch: Any) -> Any:
         made.append(len(batch))
         return run_network(engine, batch)
 
-    monkeypatch.setattr(TorchEngine, "run", count)
+    monkeypatch.setattr(TorchEngine, "_forward", count)
     return made
 
 

@@ -16,7 +16,7 @@ from toys import FakeConfig, FakeNetwork, as_model
 from waifu4x import checkpoints, devices, models
 from waifu4x.batch.request import Request
 from waifu4x.checkpoints import Model
-from waifu4x.engines import Opened, choice, in_order, openvino, openvino_compiled
+from waifu4x.engines import Opened, choice, in_order, openvino_compiled
 from waifu4x.engines.ensemble import EightfoldEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
@@ -191,11 +191,11 @@ def test_the_command_keeps_to_the_engine_and_names_it(tiny: Path, tmp_path: Path
 
 def test_filters_only_resample() -> None:
     kernel = Upscaler(model="bicubic")
-    assert kernel._facts((), 0.0).engine == "numpy"
+    assert kernel.facts_of((), 0.0).engine == "numpy"
     runner = TiledRunner(toy(), device="cpu", precision="fp32")
     upscaler = Upscaler(model=toy(), runner=runner)
-    assert upscaler._facts((2.0,), 0.0).engine == "torch"
-    assert upscaler._facts((), 0.0).engine == "numpy"
+    assert upscaler.facts_of((2.0,), 0.0).engine == "torch"
+    assert upscaler.facts_of((), 0.0).engine == "numpy"
 
 
 def test_an_engine_that_was_chosen_is_part_of_what_decides_an_output() -> None:

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,23 @@ def test_an_encoder_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(jpeg, "image_of", fail)
     with pytest.raises(PictureWriteError, match="the JPEG encoder failed"):
         written(tmp_path / "a.jpg", picture(), Settings(format="JPEG"))
+
+
+@pytest.mark.parametrize("format", writing.FORMATS)
+@pytest.mark.parametrize("alpha", [False, True])
+def test_no_strip_is_held_while_the_next_one_is_made(
+    tmp_path: Path, format: str, alpha: bool
+) -> None:
+    """Each may be as large as memory allows."""
+    whole = picture(alpha=alpha)
+    settings = Settings(format=format, background=(0, 0, 0) if format == "JPEG" else None)
+    with writing.writing(tmp_path / "a", facts_of(whole), (70, 150), settings) as put:
+        for top in range(0, 150, 50):
+            pixels, rows = whole.pixels[top : top + 50].copy(), slice(top, top + 50)
+            known = weakref.ref(pixels)
+            put(Strip(pixels, None if whole.alpha is None else whole.alpha[rows]))
+            del pixels
+            assert known() is None
 
 
 @pytest.mark.parametrize("given", [0, 2])

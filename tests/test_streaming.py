@@ -387,6 +387,7 @@ def peak_bytes(upscaler: Upscaler, height_px: int, target: Target, *, alpha: str
     return peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "alpha", "options"),
     [

@@ -1096,8 +1096,8 @@ def test_the_networks_own_memory_counts_where_it_is_the_machines(
     upscaler = upscaler_of(fake(scale=2)[1], tile_px=64)
     assert upscaler.runner is not None
     with_network = upscaler.memory_bytes(sized(64, 64), (128, 128))
-    # float32, the margin of 2.5, and a layer that reads 3 and writes 3 · 4 values a pixel; then four
-    # copies of what it writes.
+    # float32, the margin of 2.5, and a layer that reads 3 and writes 3 · 4 values a pixel; then
+    # four copies of what it writes.
     own_bytes = 64 * 64 * 4 * (2.5 * (3 + 12) + 4 * 12)
     # A GPU has two buffers for what it gets and two for what it gives.
     buffer_bytes = 2 * 64 * 64 * 4 * (3 + 12)

@@ -370,11 +370,12 @@ def _load_tiff_16_bit(stream: BinaryIO, *, max_pixels: int) -> Stored | None:
         alpha=alpha,
         format="TIFF",
         info={"icc_profile": tags.get(34675), "xmp": tags.get(700)},
-        exif=_tiff_exif(stream),
+        exif=tiff_exif(stream),
     )
 
 
-def _tiff_exif(stream: BinaryIO) -> Image.Exif | None:
+def tiff_exif(stream: BinaryIO) -> Image.Exif | None:
+    """The tags of a TIFF, of its first directory; None where they are damaged."""
     exif = Image.Exif()
     stream.seek(0)
     try:

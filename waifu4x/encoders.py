@@ -162,7 +162,7 @@ def _write_page(content: Encodable, file: BinaryIO) -> int:
     height, width, count = samples.shape
     tags = ImageFileDirectory_v2(prefix=b"II")
     if content.exif is not None:
-        _copy_exif(content.exif, tags)
+        copy_exif(content.exif, tags)
     if content.dpi is not None:
         tags[282], tags[283], tags[296] = *content.dpi, 2
     tags[256], tags[257] = width, height
@@ -180,7 +180,7 @@ def _write_page(content: Encodable, file: BinaryIO) -> int:
     if content.xmp is not None:
         tags[700] = content.xmp
     rows = min(height, max(1, _TIFF_STRIP_BYTES // (width * count * samples.itemsize)))
-    strips = [_deflate(samples[top : top + rows]) for top in range(0, height, rows)]
+    strips = [deflate(samples[top : top + rows]) for top in range(0, height, rows)]
     sizes = [len(strip) for strip in strips]
     tags[278] = rows
     tags.tagtype[273] = tags.tagtype[279] = 4
@@ -193,7 +193,8 @@ def _write_page(content: Encodable, file: BinaryIO) -> int:
     return len(tags)
 
 
-def _deflate(strip: np.ndarray) -> bytes:
+def deflate(strip: np.ndarray) -> bytes:
+    """Rows (n, W, S) as TIFF stores them: compressed after horizontal differencing."""
     import imagecodecs
 
     difference = strip.astype(strip.dtype.newbyteorder("<"))
@@ -201,7 +202,8 @@ def _deflate(strip: np.ndarray) -> bytes:
     return bytes(imagecodecs.zlibng_encode(difference.tobytes(), level=_DEFLATE_LEVEL))
 
 
-def _copy_exif(exif: Image.Exif, tags: ImageFileDirectory_v2) -> None:
+def copy_exif(exif: Image.Exif, tags: ImageFileDirectory_v2) -> None:
+    """Put the tags of `exif`, nested directories too, among those of a TIFF."""
     for tag in exif:
         if tag == _EXIF_TAG:
             nested = dict(exif.get_ifd(tag))

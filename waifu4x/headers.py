@@ -88,13 +88,13 @@ def _by_pillow(stream: BinaryIO, found: Outline) -> Header:
         ) from error
     format = "JPEG" if image.format == "MPO" else str(image.format)
     raw_mode = str(image.tile[0].args) if image.tile else ""
-    exif = decoders.exif_of(image)
+    # Pillow would decode all of a PNG to look for it behind the samples.
+    is_late = format == "PNG" and not image.info.get("exif")
+    exif = _late_exif(stream) if is_late else decoders.exif_of(image)
     is_deep = image.mode[0] in "IF" or ";16" in raw_mode
     # Pillow takes gray with alpha of 16 bits for RGBA.
     is_gray = image.mode in _GRAY_MODES or image.mode.startswith("I;16") or raw_mode[:2] == "LA"
-    if format == "PNG" and not image.info.get("exif"):
-        exif = _late_exif(stream)
-    elif format == "AVIF":
+    if format == "AVIF":
         stream.seek(0)
         is_deep = deep.avif_depth_bits(stream.read()) > 8
     return _header(

@@ -66,8 +66,8 @@ def keep(model: Model, opened: Opened, folder: Path, *, precision: str) -> None:
         precision: as the user wished it.
     """
     engine = opened.engine
-    if engine.name != "openvino" or opened.devices[0].type != "cpu":
-        return
+    if engine.name != "openvino" or opened.devices[0].type != "cpu" or engine.precision == "int8":
+        return  # int8 depends on more than is looked at here
     import torch
 
     from waifu4x.engines.openvino import OpenVINOEngine

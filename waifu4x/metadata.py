@@ -113,6 +113,8 @@ def pack_exif(exif: Image.Exif) -> bytes | None:
     for tag in list(exif):
         if tag in _STORAGE_TAGS:
             del exif[tag]
+    # What came out of a BigTIFF would be written as one, which nothing reads.
+    exif.bigtiff = False
     # tobytes writes neither the second directory (the thumbnail) nor what is not asked for.
     return exif.tobytes() if len(exif) else None
 

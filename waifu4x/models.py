@@ -34,9 +34,9 @@ def open_upscaler(
 
     Args:
         model: a name, an alias, or the path of a ``.safetensors``, ``.pth`` or ``.onnx`` file.
-        device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``; several of the last with commas
-            share the work.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``.
+        device: ``auto``, ``cpu``, ``mps``, ``xpu``, ``xpu:N``, ``cuda`` or ``cuda:N``; several of
+            the last with commas share the work.
+        precision: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``, which alone runs ``.onnx``
             files; see `engines.choice.open_engine`.
         tile_px: the side of a tile, never changed; by default what memory allows.

@@ -72,10 +72,10 @@ _TIMED_AT_LEAST_S = 0.1
 
 
 class _Cut(NamedTuple):
-    """One way of cutting an axis: tiles of at most `side_px` become `count` windows."""
+    """One way of cutting an axis: tiles of at most `side_px` become `tiles` windows."""
 
     side_px: int
-    count: int
+    tiles: int
     window_px: int
 
 
@@ -84,7 +84,7 @@ class _Way(NamedTuple):
 
     cost: float
     shown_px: int
-    count: int
+    tiles: int
     sides_px: tuple[int, int]
 
 
@@ -137,7 +137,8 @@ class TileSizes:
             return self._cut((height_px, width_px), self._wished_px, self._wished_px)
         if height_px * width_px >= CALIBRATED_FROM_PX:
             self._calibrate()
-        return self._cut((height_px, width_px), *self._best_sides((height_px, width_px), sample_bytes))
+        size_px = height_px, width_px
+        return self._cut(size_px, *self._best_sides(size_px, sample_bytes))
 
     def _best_sides(self, size_px: tuple[int, int], sample_bytes: int) -> tuple[int, int]:
         """The most rows and the most columns that a core shall have."""
@@ -145,9 +146,9 @@ class TileSizes:
         affordable_px = self._affordable_px(large=large)
         ways = [
             _Way(
-                cost=self._cost(down.count * across.count, down.window_px * across.window_px),
-                shown_px=down.count * down.window_px * across.count * across.window_px,
-                count=down.count * across.count,
+                cost=self._cost(down.tiles * across.tiles, down.window_px * across.window_px),
+                shown_px=down.tiles * down.window_px * across.tiles * across.window_px,
+                tiles=down.tiles * across.tiles,
                 sides_px=(down.side_px, across.side_px),
             )
             for down in self._cuts(size_px[0], most_px=self._most_rows(size_px[1], sample_bytes))

@@ -244,9 +244,9 @@ class TiledRunner:
         return self._sizes.plan(height_px, width_px)
 
     def main_memory_bytes(self, grid: TileGrid) -> int:
-        """What the network takes of the machine's main memory for one tile; where a GPU has its own,
-        for the buffers of two batches. Measured on five networks on a CPU: between 0.7 and 1.8 of
-        what it says."""
+        """What the network takes of the machine's main memory for one tile; on a GPU with memory of
+        its own, for the buffers of two batches. Measured on five networks on a CPU: between 0.7 and
+        1.8 of what it says."""
         window_px = math.prod(grid.window_px)
         if self.device.type == "cuda":
             batch = min(self._sizes.batch_size(grid), len(grid))

@@ -74,7 +74,7 @@ def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # pyright: ignore
         module = _ChannelsLast(network)
         traced = torch.jit.trace(module, example.permute(0, 2, 3, 1), check_trace=False)
-        return torch.jit.freeze(traced.eval())
+        return torch.jit.freeze(traced.eval())  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class _ChannelsLast(nn.Module):

@@ -66,7 +66,8 @@ def read(stream: BinaryIO, format: str) -> Insides:
     assert format in vips.LOADERS, format
     try:
         found = {"PNG": _png, "JPEG": _jpeg, "TIFF": _tiff}[format](stream)
-    except (TypeError, KeyError, IndexError, AttributeError):  # tags that are no numbers, or none at all
+    except (TypeError, KeyError, IndexError, AttributeError):
+        # Tags that are no numbers, or none at all.
         return Insides(info={}, exif=None, whole="its tags are damaged")
     if found.whole is None and found.orientation > 2:
         return _as_whole(found, "it is turned by its EXIF data")
@@ -193,7 +194,7 @@ def _tiff(stream: BinaryIO) -> Insides:
     if depth == {16} and samples > 1:
         # What Pillow would reduce to 8 bits is read by `decoders` itself, tags and all.
         info = {"icc_profile": tags.get(Base.InterColorProfile), "xmp": tags.get(Base.XMLPacket)}
-        exif, frames_total = decoders._tiff_exif(stream), 1
+        exif, frames_total = decoders.tiff_exif(stream), 1
     else:
         info, exif, frames_total = _tiff_by_pillow(stream)
     return Insides(

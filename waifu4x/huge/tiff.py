@@ -19,7 +19,7 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from waifu4x import pictures
-from waifu4x.encoders import Encodable, _copy_exif, _deflate
+from waifu4x.encoders import Encodable, copy_exif, deflate
 from waifu4x.formats import FORMATS
 from waifu4x.huge import pieces
 
@@ -110,7 +110,7 @@ class _Writer:
                     owners.append(level)
                     yield piece
 
-        for data in pieces.encoded(cut(), _deflate, piece_bytes=self._piece_bytes):
+        for data in pieces.encoded(cut(), deflate, piece_bytes=self._piece_bytes):
             level = owners.popleft()
             level.offsets.append(self._file.tell() - self._start)
             level.sizes_bytes.append(len(data))
@@ -149,7 +149,7 @@ class _Writer:
         count, depth = content.samples.shape[2], content.samples.itemsize
         tags = ImageFileDirectory_v2(head)
         if content.exif is not None and not is_copy:
-            _copy_exif(content.exif, tags)
+            copy_exif(content.exif, tags)
         if content.dpi is not None and not is_copy:
             tags[Base.XResolution], tags[Base.YResolution] = content.dpi
             tags[Base.ResolutionUnit] = 2

@@ -217,20 +217,24 @@ def _stored(
     strips: Iterable[Strip], facts: Picture, content: Encodable, settings: Settings
 ) -> Iterator[npt.NDArray]:
     """Copies of their rows, a few at a time, as `content` is stored."""
-    count = content.samples.shape[2]
+    one = content.samples[0, 0]
+
+    def copied(strip: Strip, rows: slice) -> npt.NDArray:
+        alpha = None if strip.alpha is None else strip.alpha[rows]
+        band = facts.with_pixels(strip.pixels[rows], alpha)
+        samples = pictures.encodable(
+            band, settings.format, strip=True, background=settings.background
+        ).samples
+        if samples.shape[2] == len(one):
+            return samples.copy()
+        # A background of some colour made RGB of gray, but not here, where all is opaque.
+        return np.repeat(samples, len(one), axis=2)
+
     for strip in strips:
-        rows_px = max(1, _BAND_BYTES // (strip.pixels.shape[1] * content.samples[0, 0].nbytes))
+        rows_px = max(1, _BAND_BYTES // (strip.pixels.shape[1] * one.nbytes))
         for top in range(0, len(strip.pixels), rows_px):
-            rows = slice(top, top + rows_px)
-            alpha = None if strip.alpha is None else strip.alpha[rows]
-            band = facts.with_pixels(strip.pixels[rows], alpha)
-            samples = pictures.encodable(
-                band, settings.format, strip=True, background=settings.background
-            ).samples
-            if samples.shape[2] < count:
-                # A background of some colour made RGB of gray, but not here, where all is opaque.
-                samples = np.repeat(samples, count, axis=2)
-            yield samples.copy()
+            yield copied(strip, slice(top, top + rows_px))
+        # It is large, and the next one is about to be made: nothing may hold it any more.
         del strip
 
 
