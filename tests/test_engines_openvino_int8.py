@@ -25,7 +25,7 @@ from waifu4x.bench.metrics import psnr
 from waifu4x.bench.protocol import Protocol, enlarge, protocol_named
 from waifu4x.bench.sets import open_sets
 from waifu4x.catalog import shipped_folder
-from waifu4x.engines import Opened, choice, openvino_int8, openvino_quietly
+from waifu4x.engines import Opened, choice, openvino_compiled, openvino_int8, openvino_quietly
 from waifu4x.engines.openvino import OpenVINOEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, NumericsError, UsageError
@@ -185,7 +185,7 @@ def _psnr_y(upscaler: Upscaler, path: Path, protocol: Protocol) -> float:
 
 
 def test_the_calibration_picture() -> None:
-    path = shipped_folder() / openvino_int8.PICTURE
+    path = shipped_folder() / openvino_compiled.CALIBRATION_PICTURE
     assert path.stat().st_size < 150_000  # it is in the wheel
     crops = openvino_int8.calibration(channels=3, multiple=1)
     assert len(crops) == 24

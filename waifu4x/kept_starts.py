@@ -12,13 +12,19 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256 as sha256_of
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from waifu4x import devices
+from waifu4x import catalog, devices
 from waifu4x.engines import Opened, openvino_cache, openvino_compiled
-from waifu4x.engines.openvino_compiled import CompiledNetwork, runtime, settings
+from waifu4x.engines.openvino_compiled import (
+    CALIBRATION_PICTURE,
+    CompiledNetwork,
+    runtime,
+    settings,
+)
 from waifu4x.errors import DeviceError
 from waifu4x.model_facts import Model
 from waifu4x.version import __version__
@@ -66,8 +72,8 @@ def keep(model: Model, opened: Opened, folder: Path, *, precision: str) -> None:
         precision: as the user wished it.
     """
     engine = opened.engine
-    if engine.name != "openvino" or opened.devices[0].type != "cpu" or engine.precision == "int8":
-        return  # int8 depends on more than is looked at here
+    if engine.name != "openvino" or opened.devices[0].type != "cpu":
+        return
     import torch
 
     from waifu4x.engines.openvino import OpenVINOEngine
@@ -183,4 +189,8 @@ def _key(sha256: str, precision: str) -> str:
         "cores": os.cpu_count(),
         "threads": [os.environ.get(name) for name in _THREADS],
     }
+    if precision == "int8":
+        picture = catalog.shipped_folder() / CALIBRATION_PICTURE
+        with suppress(OSError, metadata.PackageNotFoundError):
+            facts["int8"] = [metadata.version("nncf"), sha256_of(picture.read_bytes()).hexdigest()]
     return json.dumps(facts, sort_keys=True)

@@ -22,6 +22,9 @@ from waifu4x.errors import DeviceError
 FORMAT = 2
 """To be raised when the same network is converted in another way."""
 
+CALIBRATION_PICTURE = "calibration.png"
+"""What int8 is calibrated with, among the weights that ship."""
+
 EXTRA = "pip install 'waifu4x[openvino]'"
 
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}

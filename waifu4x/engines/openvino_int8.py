@@ -37,14 +37,13 @@ from PIL import Image
 from waifu4x import devices
 from waifu4x.catalog import shipped_folder
 from waifu4x.engines import FloatArray, openvino_graph, openvino_quietly
-from waifu4x.engines.openvino_compiled import in_one_line
+from waifu4x.engines.openvino_compiled import CALIBRATION_PICTURE, in_one_line
 from waifu4x.errors import DeviceError
 
 EXTRA = "pip install 'waifu4x[int8]'"
 
 CROP_PX = 64
 """The side of the crops that the calibration picture is made of."""
-PICTURE = "calibration.png"
 
 FORMAT = 1
 """To be raised when the same network is converted in another way."""
@@ -124,7 +123,7 @@ def convert(
 
 def calibration(*, channels: int, multiple: int) -> list[FloatArray]:
     """The crops of the calibration picture, each (1, h, w, C) in [0, 1]: RGB, or luma of it."""
-    with Image.open(shipped_folder() / PICTURE) as opened:
+    with Image.open(shipped_folder() / CALIBRATION_PICTURE) as opened:
         picture = np.asarray(opened.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
     picture = picture.reshape(*picture.shape[:2], channels) / np.float32(255.0)
     side_px = CROP_PX // multiple * multiple
@@ -137,7 +136,7 @@ def calibration(*, channels: int, multiple: int) -> list[FloatArray]:
 
 @cache
 def _picture() -> bytes:
-    return (shipped_folder() / PICTURE).read_bytes()
+    return (shipped_folder() / CALIBRATION_PICTURE).read_bytes()
 
 
 def _results(compiled: Any, windows: list[FloatArray]) -> FloatArray:
