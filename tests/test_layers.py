@@ -2,7 +2,7 @@
 
 A module imports only from rows above its own:
 
-     0  errors  version  plugins  jxl_header  strips
+     0  errors  version  plugins  jxl_header  strips  ordered
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
      1  palettes  pages  png_stream  engines.openvino_quietly  engines.openvino_gpus
      1  given_files  model_facts

@@ -13,12 +13,12 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+
+from waifu4x import ordered
 
 END = b"\0\0\0\0IEND\xaeB`\x82"
 """The last chunk."""
@@ -68,22 +68,12 @@ def idat(strips: Iterable[np.ndarray], *, threads: int) -> Iterator[bytes]:
         threads: how many strips are compressed at once; about two more are held.
     """
     adler, lead = 1, _ZLIB_HEADER
-    for done in _compressed_in_order(strips, threads=threads):
+    pairs = _with_previous(_of_one_size(strips))
+    for done in ordered.made_of(pairs, _compressed, threads=threads, name="png"):
         adler = _joined_adler(adler, done.adler, done.size_bytes)
         yield _chunk(b"IDAT", lead + done.data)
         lead = b""
     yield _chunk(b"IDAT", _LAST_BLOCK + struct.pack(">I", adler))
-
-
-def _compressed_in_order(strips: Iterable[np.ndarray], *, threads: int) -> Iterator[_Compressed]:
-    with ThreadPoolExecutor(threads, thread_name_prefix="png") as pool:
-        under_way: deque[Future[_Compressed]] = deque()
-        for previous, rows in _with_previous(_of_one_size(strips)):
-            under_way.append(pool.submit(_compressed, previous, rows))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
 
 
 def _of_one_size(strips: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -117,7 +107,8 @@ def _with_previous(
         previous = strip[-1:].copy()
 
 
-def _compressed(previous: np.ndarray | None, rows: np.ndarray) -> _Compressed:
+def _compressed(pair: tuple[np.ndarray | None, np.ndarray]) -> _Compressed:
+    previous, rows = pair
     filtered = _filtered(rows if previous is None else np.concatenate([previous, rows]))
     if previous is not None:
         filtered = filtered[len(filtered) // (len(rows) + 1) :]

@@ -2,8 +2,8 @@
 
 A large tile shows the network less of its neighbours; a small one stays in a CPU's caches. Which
 counts for more depends on the network, the engine and the machine. Seconds per pixel were measured
-for three networks on one machine, and stand for all in pictures below 4 MP. For larger ones they
-are measured once, here, and kept: also so that a picture is cut alike the next time, because bf16
+for one network on one machine, and stand for all in pictures below 4 MP. For larger ones they are
+measured once, here, and kept: also so that a picture is cut alike the next time, because bf16
 results differ in their last bit from one tile size to another.
 """
 

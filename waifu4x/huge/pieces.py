@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
+
+from waifu4x import ordered
 
 _MOST_THREADS = 16
 _MOST_BYTES = 64 * 2**20
@@ -46,15 +46,7 @@ def encoded(
 
     piece_bytes: how large a piece is; of large ones fewer are on their way at once.
     """
-    threads = threads_for(piece_bytes)
-    with ThreadPoolExecutor(threads, thread_name_prefix="strip") as pool:
-        under_way: deque[Future[bytes]] = deque()
-        for piece in pieces:
-            under_way.append(pool.submit(encode, piece))
-            if len(under_way) > threads:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+    return ordered.made_of(pieces, encode, threads=threads_for(piece_bytes), name="strip")
 
 
 def threads_for(piece_bytes: int) -> int:
