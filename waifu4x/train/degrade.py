@@ -2,6 +2,7 @@
 
     bicubic   MATLAB's imresize, as the papers measure
     jpeg      that, then a JPEG of random quality
+    web       shrunk by any program, then a JPEG or WebP, now and then saved again
     real      Real-ESRGAN's second-order degradation, and what memes suffer besides
 
 A degradation is a frozen dataclass of its options, and callable; it can be pickled, compared, and
@@ -187,10 +188,7 @@ class Real(Degradation):
     """The size of the caption's font, in low-resolution pixels."""
 
     def prepare(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
-        if random.random() >= self.caption_chance:
-            return hr
-        low, high = self.caption_px
-        return with_caption(hr, random, height_px=(self.scale * low, self.scale * high))
+        return _captioned(self, hr, random)
 
     def _degrade(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
         lr_px = (hr.shape[0] // self.scale, hr.shape[1] // self.scale)
@@ -256,7 +254,69 @@ class Real(Degradation):
         )
 
 
-DEGRADATIONS: dict[str, type[Degradation]] = {"bicubic": Bicubic, "jpeg": Jpeg, "real": Real}
+@dataclass(frozen=True, kw_only=True)
+class Web(Degradation):
+    """What most pictures go through on their way to a user, and a tenth of `Real`'s work.
+
+    Shrunk by one of the common filters, a little soft or too sharp at times, then compressed, not
+    always, and at times again.
+    """
+
+    soft_chance: float = 0.15
+    soft_px: tuple[float, float] = (0.2, 0.6)
+    """Deviation of the Gaussian in low-resolution pixels."""
+    halo_chance: float = 0.07
+    halo_radius_px: tuple[float, float] = (0.5, 1.5)
+    halo_amount: tuple[float, float] = (0.3, 1.0)
+    noise_chance: float = 0.1
+    noise_sigma: tuple[float, float] = (0.5, 5.0)
+    """In levels of 255."""
+    none_chance: float = 0.2
+    """Of not being compressed, so that clean pictures are not forgotten."""
+    quality: tuple[int, int] = (30, 95)
+    half_chroma_chance: float = 0.7
+    webp_chance: float = 0.1
+    resave_chance: float = 0.15
+    """Of being saved twice."""
+    caption_chance: float = 0.05
+    caption_px: tuple[float, float] = (8.0, 28.0)
+    """The size of the caption's font, in low-resolution pixels."""
+
+    def prepare(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
+        return _captioned(self, hr, random)
+
+    def _degrade(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
+        soft_px = 0.0
+        if random.random() < self.soft_chance:
+            soft_px = self.scale * random.uniform(*self.soft_px)
+        small = spoiling.shrunk(hr, self.scale, soft_px=soft_px, random=random)
+        image = small.astype(np.float32)
+        if random.random() < self.halo_chance:
+            radius_px, amount = (
+                random.uniform(*limits) for limits in (self.halo_radius_px, self.halo_amount)
+            )
+            image = spoiling.oversharpened(image, radius_px=radius_px, amount=amount)
+        if random.random() < self.noise_chance:
+            sigma, gray = random.uniform(*self.noise_sigma), random.random() < 0.5
+            image = spoiling.gaussian_noise(image, sigma, gray=gray, random=random)
+        if random.random() >= self.none_chance:
+            for _ in range(2 if random.random() < self.resave_chance else 1):
+                image = spoiling.compressed(
+                    image,
+                    codec="WEBP" if random.random() < self.webp_chance else "JPEG",
+                    quality=_whole(random, self.quality),
+                    half_chroma=random.random() < self.half_chroma_chance,
+                    origin_px=spoiling.draw_origin(random),
+                )
+        return spoiling.to_uint8(image)
+
+
+DEGRADATIONS: dict[str, type[Degradation]] = {
+    "bicubic": Bicubic,
+    "jpeg": Jpeg,
+    "web": Web,
+    "real": Real,
+}
 
 
 def build(kind: str, *, scale: int, options: Mapping[str, Any] | None = None) -> Degradation:
@@ -279,6 +339,13 @@ def build(kind: str, *, scale: int, options: Mapping[str, Any] | None = None) ->
 
 
 # Each step draws its own numbers, in the order in which it is done.
+
+
+def _captioned(options: Web | Real, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
+    if random.random() >= options.caption_chance:
+        return hr
+    low, high = (options.scale * size_px for size_px in options.caption_px)
+    return with_caption(hr, random, height_px=(low, high))
 
 
 def _blurred(image: Float32Array, stage: Stage, random: np.random.Generator) -> Float32Array:

@@ -65,7 +65,7 @@ class DataOptions:
 
     batch: int = 16
     patch_px: int = 48
-    degradation: Literal["bicubic", "jpeg", "real"] = "bicubic"
+    degradation: Literal["bicubic", "jpeg", "web", "real"] = "bicubic"
     degrade: Mapping[str, Any] = field(default_factory=dict)
     """Options of the degradation; see `degrade`."""
     scales: tuple[int, ...] = ()

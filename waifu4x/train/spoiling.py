@@ -143,6 +143,29 @@ def resized(
     return np.ascontiguousarray(picked[down, right], dtype=np.float32)
 
 
+_FILTERS = (
+    Image.Resampling.BICUBIC,
+    Image.Resampling.BOX,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.LANCZOS,
+)
+
+
+def shrunk(
+    image: Uint8Array, scale: int, *, soft_px: float, random: np.random.Generator
+) -> Uint8Array:
+    """(H, W, 3) uint8 to 1/scale of its size by one of Pillow's filters, all antialiased.
+
+    Args:
+        soft_px: deviation of a Gaussian before it; 0 for none.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    if soft_px > 0.0:
+        picture = picture.filter(ImageFilter.GaussianBlur(soft_px))
+    filtered = _FILTERS[int(random.integers(len(_FILTERS)))]
+    return np.asarray(picture.resize((picture.width // scale, picture.height // scale), filtered))
+
+
 def gaussian_noise(
     image: Float32Array, sigma: float, *, gray: bool, random: np.random.Generator
 ) -> Float32Array:
