@@ -48,7 +48,7 @@ from waifu4x.networks.srvggnet import SRVGGNET_SIZES, SRVGGNetCompact
 
 ROOT = Path(__file__).parents[1]
 _PLAIN = Path(engines_plain.__file__)
-_SHIPPED = ROOT / "weights" / "waifu4x-fast.safetensors"
+_SHIPPED = ROOT / "weights" / "waifu4x-clean.safetensors"
 _RRDB = "rrdb-23-x4"
 PUBLISHED = {
     "realesr-animevideov3": ("realesr-animevideov3.pth",),
@@ -58,7 +58,7 @@ PUBLISHED = {
     ),
     _RRDB: ("RealESRGAN_x4plus.pth",),
 }
-MODELS = ("waifu4x-fast", *PUBLISHED)
+MODELS = ("waifu4x-clean", *PUBLISHED)
 # RRDB-23 takes 25 times as long for a pixel as the others: minutes for a megapixel.
 _MEGAPIXELS = {_RRDB: 0.16}
 # `--tile` as Real-ESRGAN's README gives it, for what does not fit into memory in one piece.

@@ -59,7 +59,7 @@ class Course:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("-m", "--model", default="waifu4x-fast")
+    parser.add_argument("-m", "--model", default="waifu4x-clean")
     parser.add_argument("--runs", type=int, default=5)
     asked = parser.parse_args()
     os.environ.pop("WAIFU4X_ENGINE", None)

@@ -48,7 +48,7 @@ from waifu4x.networks.srresnet import SRRESNET_SIZES, SRResNet, SRResNetConfig
 from waifu4x.tile_sizes import TileSizes
 from waifu4x.tiled import MAX_HALO_PX
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "waifu4x-fast.safetensors"
+SHIPPED = Path(__file__).parents[1] / "weights" / "waifu4x-clean.safetensors"
 PARTS = ("matmul", "networks", "folder", "devices")
 WAYS = ("eager", "tuned", "compiled", "default")
 GOAL_SHARE, GOAL_DB = 0.40, 50.0
@@ -162,7 +162,7 @@ class Bench:
         full = RRDBNET_SIZES["rrdb-23-x4"], SRRESNET_SIZES["srresnet-x4"]
         rrdb, srresnet = tiny if self.small else full
         for name, network in (
-            ("waifu4x-fast", checkpoints.load(SHIPPED).network),
+            ("waifu4x-clean", checkpoints.load(SHIPPED).network),
             ("rrdb-23", _picturelike(RRDBNet(rrdb))),
             ("srresnet-16", _picturelike(SRResNet(srresnet))),
         ):

@@ -1,6 +1,6 @@
 """Pictures that no memory holds: does time grow as their pixels do, and memory hardly at all.
 
-    python benchmarks/huge.py [--sizes 4096,8192,16384] [--models waifu4x-fast,bicubic]
+    python benchmarks/huge.py [--sizes 4096,8192,16384] [--models waifu4x-clean,bicubic]
                               [--formats png,tiff] [--memory 2G] [--folder DIR]
 
 For every size a square PNG is made, in strips, and enlarged to 4x by the program as a whole process
@@ -56,7 +56,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--sizes", default="4096,8192,16384")
-    parser.add_argument("--models", default="waifu4x-fast,bicubic")
+    parser.add_argument("--models", default="waifu4x-clean,bicubic")
     parser.add_argument("--formats", default="png,tiff")
     parser.add_argument("--memory", default="2G")
     parser.add_argument("--folder", type=Path, help="where the pictures lie meanwhile")

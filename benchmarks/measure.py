@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "figure", choices=("precision", "large", "startup", "folder", "growth", "train")
     )
-    parser.add_argument("-m", "--model", default="waifu4x-fast")
+    parser.add_argument("-m", "--model", default="waifu4x-clean")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--recipe", default="fast")
     asked = parser.parse_args()
@@ -119,7 +119,7 @@ def startup(runs: int) -> None:
             "python -c 'import torch'": [*python, "-c", "import torch"],
             "waifu4x --help": [*python, "-m", "waifu4x", "--help"],
             "64×64 by bicubic": upscale_command(source, "bicubic"),
-            "64×64 by the default model": upscale_command(source, "waifu4x-fast"),
+            "64×64 by the default model": upscale_command(source, "waifu4x-clean"),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(runs + 1):

@@ -65,7 +65,7 @@ def _fill(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"), [("nearest", "auto"), ("waifu4x-fast", "auto")], ids=str
+    ("model", "precision"), [("nearest", "auto"), ("waifu4x-clean", "auto")], ids=str
 )
 def test_memory_does_not_grow(tmp_path: Path, model: str, precision: str) -> None:
     _fill(tmp_path / "in")

@@ -240,6 +240,31 @@ def test_how_small_a_picture_may_be(tmp_path: Path) -> None:
             check(tmp_path / "5.png")  # 4 px of it are a multiple of 2
 
 
+@pytest.mark.parametrize("name", ["rgb", "gray"])
+def test_small_pictures_go_through_a_jpeg(name: str, folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / f"{name}.png") as image:
+        small = imresize(np.asarray(image)[:44], 1 / 2)
+    assert small.shape[:2] == (22, 25)  # no multiple of a block
+    Image.fromarray(small).save(tmp_path / "a.jpg", quality=40, subsampling=2)
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert (np.asarray(image) != small).mean() > 0.5
+        wanted = np.asarray(image.convert("RGB"))
+    nearest, path = open_upscaler("nearest"), folder / f"{name}.png"
+    made = enlarge(nearest, path, scale=2, protocol=PROTOCOLS["rgb8"], jpeg_quality=40).pair
+    assert made.rgb is not None
+    np.testing.assert_array_equal(made.rgb[::2, ::2], wanted[1:-1, 1:-1])
+    # The truth is never compressed.
+    clean = enlarge(nearest, path, scale=2, protocol=PROTOCOLS["rgb8"]).pair
+    np.testing.assert_array_equal(made.true_luma, clean.true_luma)
+
+
+def test_no_jpeg_is_that_long(tmp_path: Path) -> None:
+    Image.new("L", (131_002, 6)).save(tmp_path / "a.png")
+    protocol.check_sizes(tmp_path / "a.png", scale=2)
+    with pytest.raises(UsageError, match=r"a\.png at x2 is more than 65500 px long, which no JPEG"):
+        protocol.check_sizes(tmp_path / "a.png", scale=2, jpeg_quality=75)
+
+
 # NIQE.
 
 

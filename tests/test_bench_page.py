@@ -162,6 +162,17 @@ def test_the_head_tells_how_it_was_measured() -> None:
     assert "MATLAB on uint8" in text
 
 
+def test_compressed_pictures_have_tables_and_plots_of_their_own() -> None:
+    text = build(result(), result(jpeg_quality=75), published=(figure(psnr_db=30.0),))
+    assert "<dt>JPEG</dt><dd>clean, 75</dd>" in text
+    assert "<dt>JPEG</dt><dd>the shrunk picture is saved" in text
+    assert re.findall(r'<h2 id="g\d">([^<]*)</h2>', text) == ["Set5 x4", "Set5 x4, JPEG 75"]
+    assert [bool(groups(svg, "mark")) for svg in plots(text)] == [True, True, False, False]
+    means, _, _, compressed, *_ = tables(text)
+    assert (len(means), len(compressed)) == (4, 2)
+    assert "JPEG" not in build(result())
+
+
 def test_nothing_measured_and_nowhere_to_write(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing was measured"):
         page.build(report(), command="")

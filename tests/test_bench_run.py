@@ -231,6 +231,11 @@ def test_pictures_are_looked_at_first(folder: Path, seven: Path, tmp_path: Path)
         ({"sets": ()}, "nothing to measure"),
         ({"workers": 0}, "at least one worker, not 0"),
         ({"protocol": "rgb"}, "no protocol 'rgb': use rgb8, rgb8-own-gray, rgb8-float-y, luma"),
+        ({"jpeg_qualities": ()}, "nothing to measure"),
+        ({"jpeg_qualities": (75, 0)}, "a JPEG quality is 1 to 100, not 0"),
+        ({"jpeg_qualities": (101,)}, "a JPEG quality is 1 to 100, not 101"),
+        ({"jpeg_qualities": (None, 9), "lr_folder": Path("a")}, "leave it out, or --lr"),
+        ({"jpeg_qualities": (9,), "protocol": "luma"}, "leave out --jpeg, or use rgb8"),
         ({"protocol": "luma", "lr_folder": Path("a")}, "luma shrinks luma itself: leave out --lr"),
         (
             {"protocol": "luma", "measures": open_measures(["psnr", "psnr-rgb"])},
@@ -482,6 +487,34 @@ def test_what_was_published_of_the_same(folder: Path) -> None:
     assert run.run(plan(["bicubic"], set5)).published == ()
     other = set5.rename(set5.with_name("Set6"))
     assert run.run(plan(["bicubic"], other, with_published=True)).published == ()
+
+
+def test_each_quality_is_measured_by_itself(folder: Path) -> None:
+    set5 = folder.rename(folder.with_name("Set5"))
+    qualities = (75, None, 5)
+    wanted = plan(["bicubic", "nearest"], set5, jpeg_qualities=qualities, with_published=True)
+    assert wanted.total == 18
+    told: list[str] = []
+    report = run.run(wanted, on_progress=lambda text, *_: told.append(text))
+    assert told[::3] == [
+        *("bicubic on Set5 x2, JPEG 75", "bicubic on Set5 x2", "bicubic on Set5 x2, JPEG 5"),
+        *("nearest on Set5 x2, JPEG 75", "nearest on Set5 x2", "nearest on Set5 x2, JPEG 5"),
+        "",
+    ]
+    found = [(result.jpeg_quality, result.model) for result in report.results]
+    assert found == [(q, model) for q in qualities for model in ("bicubic", "nearest")]
+    # One without an artefact, one with a few, one with many.
+    some, clean, many = (r for r in report.results if r.model == "bicubic")
+    assert (clean.mean("psnr") or 0) > (some.mean("psnr") or 0) + 1 > (many.mean("psnr") or 0) + 2
+    assert values(clean) == values(measure("bicubic", set5, scale=2))
+    groups = report.groups()
+    assert [(group[2], bool(group[3])) for group in groups] == [
+        (report.results[:2], False),
+        (report.results[2:4], True),
+        (report.results[4:], False),
+    ]
+    # Papers say nothing of compressed pictures.
+    assert run.run(replace(wanted, jpeg_qualities=(75,))).published == ()
 
 
 def test_nothing_to_be_measured_is_none(folder: Path) -> None:

@@ -437,7 +437,7 @@ def test_the_command(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     (wish,) = asked
     assert [dataset.name for dataset in wish["truth"]] == ["Set3"]
     assert (wish["scale"], wish["folder"]) == (2, conversions_folder())
-    assert wish["model"].name == "waifu4x-fast"
+    assert wish["model"].name == "waifu4x-clean"
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["(automatic)", "openvino", "bf16", "6", "0.1", "–", "–", "51.0"] in lines
     assert ["--precision", "int8", "openvino", "int8", "12", "0.2", "–", "–", "0.032"] in lines

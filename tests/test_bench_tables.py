@@ -287,6 +287,35 @@ def test_what_is_published_of_another_channel_stands_nowhere() -> None:
             assert row.source in (LUMA, RGB)
 
 
+def test_compressed_pictures_stand_apart() -> None:
+    qualities = (None, 75, 40)
+    of = report(
+        *(made_up("net", {"psnr": 30.0 - n}, jpeg_quality=q) for n, q in enumerate(qualities)),
+        made_up("net", {"psnr": None}, jpeg_quality=40, scale=4),
+        published=(figure(), figure(scale=4)),
+    )
+    tabled = groups_of(tables.markdown(of, command="x"))
+    assert {name: [line[1] for line in lines[1:]] for name, lines in tabled.items()} == {
+        "Set5 x2": ["30.00", "37.53"],
+        "Set5 x2, JPEG 75": ["29.00"],
+        "Set5 x2, JPEG 40": ["28.00"],
+        "Set5 x4, JPEG 40": ["–"],
+    }
+    too_small, how, source = tables.footnotes(of)
+    assert too_small.startswith("PSNR on Set5 x4, JPEG 40 is of 0 of 1 pictures")
+    assert how.startswith("JPEG: the shrunk picture is saved as JPEG of this quality, 4:2:0, ")
+    assert source.startswith("[vdsr]")
+    lines = list(csv.DictReader(io.StringIO(tables.comma_separated(of))))
+    assert list(lines[0])[:4] == ["set", "scale", "jpeg_quality", "model"]
+    found = [(line["model"], line["jpeg_quality"], line["psnr"]) for line in lines]
+    assert found == [
+        *(("net", "", "30.0"), ("VDSR", "", "37.53")),
+        *(("net", "75", "29.0"), ("net", "40", "28.0"), ("net", "40", "")),
+    ]
+    results = json.loads(tables.as_json(of, command="x"))["results"]
+    assert [result.get("jpeg_quality") for result in results] == [None, 75, 40, 40]
+
+
 HOSTILE = "a|b\n**c** `d` <script>alert(1)</script> [e](http://f) \\| _g_ h_i"
 
 

@@ -208,7 +208,7 @@ def test_the_command_takes_files_and_says_what_is_wrong(
         (("gan", "absent", "--name", "new"), "no model called 'absent'"),
         (("gan", "bicubic", "--name", "new"), "resampling filter"),
         (("gan", "psnr", "--alpha", "1.5", "--name", "new"), "alpha is 0"),
-        (("gan", "waifu4x-fast", "--name", "new"), "only a model and one that was trained on"),
+        (("gan", "waifu4x-clean", "--name", "new"), "only a model and one that was trained on"),
     ):
         done = run("blend", *arguments)
         assert done.exit_code == 2, done.output

@@ -73,9 +73,9 @@ def test_a_network_by_default(folder: Path) -> None:
     done = bench(folder, "--device", "cpu", "--precision", "fp32")
     assert done.exit_code == 0
     lines = rows(done.stdout)
-    assert (lines[0], lines[2][0], lines[3][0]) == (["Set3", "x4"], "bicubic", "waifu4x-fast")
+    assert (lines[0], lines[2][0], lines[3][0]) == (["Set3", "x4"], "bicubic", "waifu4x-clean")
     assert len(lines) == 4
-    wanted = measure("waifu4x-fast", folder, scale=4)
+    wanted = measure("waifu4x-clean", folder, scale=4)
     assert lines[3][1] == f"{wanted.mean('psnr'):.2f}"
     # What a filter has not: so many parameters, and multiply-adds.
     assert lines[2][-2:] == ["–", "–"]
@@ -199,6 +199,20 @@ def test_what_is_published_stands_beside(folder: Path) -> None:
     assert "note: [vdsr] Kim, Lee, Lee (CVPR 2016)" in done.stderr
     assert "basicsr" not in done.stderr
     assert "[vdsr]" not in bench(set5, "-m", "nearest", "-s", 4).stdout
+
+
+def test_compressed_pictures(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.csv"
+    done = bench(folder, "-m", "nearest", "-s", 2, "--jpeg", "Clean, 40,clean", "-o", target)
+    assert done.exit_code == 0, done.stderr
+    lines = rows(done.stdout)
+    assert (lines[0], lines[4]) == (["Set3", "x2"], ["Set3", "x2,", "JPEG", "40"])
+    for line, qualities in ((lines[3], (None,)), (lines[7], (40,))):
+        wanted = measure("nearest", folder, scale=2, jpeg_qualities=qualities)
+        assert line[:2] == ["nearest", f"{wanted.mean('psnr'):.2f}"]
+    assert "note: JPEG: the shrunk picture is saved" in done.stderr
+    found = list(csv.DictReader(io.StringIO(target.read_text("utf-8"))))
+    assert [line["jpeg_quality"] for line in found] == ["", "", "40", "40"]
 
 
 def test_own_small_pictures(folder: Path, tmp_path: Path) -> None:
@@ -386,10 +400,16 @@ def test_errors_are_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.M
         ((*nearest, "-s", "2.5"), 2, "-s 2.5: scales are whole numbers, such as 4 or 2,3,4"),
         ((*nearest, "-s", "2,"), 2, "-s 2,: scales are whole numbers"),
         ((*nearest, "-s", "999999999999"), 2, "is too small to measure at x999999999999"),
+        ((*nearest, "--jpeg", "75,"), 2, "--jpeg 75,: qualities are whole numbers from 1 to 100"),
+        ((*nearest, "--jpeg", "7.5"), 2, "or clean, such as clean,75"),
+        ((*nearest, "--jpeg", "clean,0"), 2, "a JPEG quality is 1 to 100, not 0"),
+        ((*nearest, "--jpeg", "9", "--protocol", "luma"), 2, "leave out --jpeg, or use rgb8"),
+        ((*nearest, "--jpeg", "9", "--lr", folder), 2, "leave it out, or --lr"),
+        (("--speed", "--jpeg", "9"), 2, "--speed compresses nothing: leave out --jpeg"),
         ((*nearest, "-o", tmp_path / "a.txt"), 2, "it must end in .md, .csv, .json, .html"),
         ((*nearest, "-o", tmp_path / "no" / "a.md"), 2, "there is no folder"),
         ((*nearest, "--lr", tmp_path / "absent"), 2, "is no folder of pictures"),
-        ((folder, "-m", "waifu4x-fast", "--device", "tpu"), 2, "tpu"),
+        ((folder, "-m", "waifu4x-clean", "--device", "tpu"), 2, "tpu"),
         ((folder, "-m", "alexnet"), 2, "alexnet enlarges nothing"),
     ]
     for arguments, code, words in cases:

@@ -139,7 +139,7 @@ def test_existing_files_are_kept_unless_told(tmp_path: Path) -> None:
 def test_every_model_at_hand_is_run_by_default(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", size=(16, 16))
     models = [row["model"] for row in told(run_all(source, "--json"))]
-    assert models[:2] == ["bicubic", "waifu4x-fast"]
+    assert models[:2] == ["bicubic", "waifu4x-clean"]
     # Filters beside bicubic are no models that one chooses between; nothing is downloaded.
     assert not {"nearest", "lanczos", "RealESRGAN_x4plus"} & set(models)
 
@@ -155,6 +155,6 @@ def test_quiet_says_nothing_and_jpeg_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["tpu", "cuda:99"])
 def test_devices_that_are_not_there(tmp_path: Path, device: str) -> None:
     source = save(tmp_path / "a.png", size=(16, 16))
-    done = run_all(source, "-m", "waifu4x-fast", "--device", device)
+    done = run_all(source, "-m", "waifu4x-clean", "--device", device)
     assert done.exit_code in (1, 2)
     assert len(errors(done)) == 1

@@ -123,11 +123,11 @@ def test_nothing_is_fetched_for_what_cannot_be(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(weights, "resolve", lambda name, **_: fetched.append(name))
     for name in ("bicubic", "vgg19"):
         assert refused(name, "--to", "safetensors") == (
-            f"{name} is no network that could be exported: name another, such as waifu4x-fast"
+            f"{name} is no network that could be exported: name another, such as waifu4x-clean"
         )
-    assert refused("waifu4x-fast", "--to", "torchscript", "--half").endswith("no --half")
+    assert refused("waifu4x-clean", "--to", "torchscript", "--half").endswith("no --half")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    line = refused("waifu4x-fast", "--to", "onnx")
+    line = refused("waifu4x-clean", "--to", "onnx")
     assert line.startswith("--to onnx needs onnxruntime (")
     assert line.endswith("): pip install 'waifu4x[onnx]'")
     assert fetched == []
@@ -136,9 +136,9 @@ def test_nothing_is_fetched_for_what_cannot_be(monkeypatch: pytest.MonkeyPatch) 
 def test_names_that_mean_nothing() -> None:
     assert refused("waifu4x-fst", "--to", "onnx").startswith("there is no model called")
     assert refused("none.pth", "--to", "onnx") == "there is no file 'none.pth'"
-    assert export("waifu4x-fast", "--to", "coreml").exit_code == 2
-    assert export("waifu4x-fast").exit_code == 2
+    assert export("waifu4x-clean", "--to", "coreml").exit_code == 2
+    assert export("waifu4x-clean").exit_code == 2
 
 
 def test_the_help_has_an_example() -> None:
-    assert "Example: waifu4x export waifu4x-fast --to onnx" in export("--help").stdout
+    assert "Example: waifu4x export waifu4x-clean --to onnx" in export("--help").stdout

@@ -53,7 +53,7 @@ def test_the_sha256_of_a_model_is_the_one_of_its_file(made: Path) -> None:
     (facts,) = map(json.loads, run("info", out, "--json").stdout.splitlines())
     (listed,) = [
         line
-        for line in run("models", "show", "waifu4x-fast").stdout.splitlines()
+        for line in run("models", "show", "waifu4x-clean").stdout.splitlines()
         if "sha256" in line
     ]
     (generation,) = facts["provenance"]

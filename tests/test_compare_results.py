@@ -309,7 +309,7 @@ def test_nothing_is_downloaded_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_damaged_model_is_left_out_and_told(own_home: Path) -> None:
-    file = weights.resolve("waifu4x-fast").path
+    file = weights.resolve("waifu4x-clean").path
     row = weights.add(file, name="mine")
     again = weights.add(file, name="other")
     folder = weights.models_folder()
@@ -324,7 +324,7 @@ def test_a_damaged_model_is_left_out_and_told(own_home: Path) -> None:
 
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    file = weights.resolve("waifu4x-fast").path
+    file = weights.resolve("waifu4x-clean").path
     paths = [tmp_path / name / "net.safetensors" for name in ("a", "b")]
     for path in paths:
         path.parent.mkdir()

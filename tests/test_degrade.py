@@ -266,6 +266,29 @@ def test_jpeg_is_sometimes_left_out() -> None:
     assert errors[0] > 4 * errors[1] > 0
 
 
+def test_web_is_one_filter_and_at_most_one_save_where_nothing_else_is_drawn() -> None:
+    hr = some_hr()
+    calm = {"soft_chance": 0.0, "halo_chance": 0.0, "noise_chance": 0.0, "caption_chance": 0.0}
+    clean = build("web", scale=4, options=calm | {"none_chance": 1.0})
+    filters = {clean(hr, np.random.default_rng(seed)).tobytes() for seed in range(30)}
+    by_hand = {
+        np.asarray(Image.fromarray(hr).resize((hr.shape[1] // 4, hr.shape[0] // 4), way)).tobytes()
+        for way in (1, 2, 3, 4)  # Pillow's Lanczos, bilinear, bicubic and box
+    }
+    assert filters == by_hand
+    low, high = (
+        build("web", scale=4, options=calm | {"none_chance": 0.0, "quality": (q, q)})
+        for q in (30, 95)
+    )
+    for seed in range(4):
+        # The filter is drawn first, so it is the same one.
+        before = clean(hr, np.random.default_rng(seed)).astype(float)
+        worse, better = (
+            np.abs(saved(hr, np.random.default_rng(seed)) - before).mean() for saved in (low, high)
+        )
+        assert worse > 1.5 * better > 0.0
+
+
 def test_captions_have_clean_edges_and_are_in_both_pictures() -> None:
     gray = np.full((128, 128, 3), 128, dtype=np.uint8)
     drawn = with_caption(gray, np.random.default_rng(0), height_px=(24, 32))

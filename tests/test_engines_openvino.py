@@ -130,7 +130,7 @@ def test_bf16_loses_no_more_than_that_of_torch(config: Any) -> None:
 
 @needs_bf16
 def test_the_shipped_model_in_bf16_agrees_to_60_db() -> None:
-    model = checkpoints.load(shipped_folder() / "waifu4x-fast.safetensors")
+    model = checkpoints.load(shipped_folder() / "waifu4x-clean.safetensors")
     engine = OpenVINOEngine(model.network, precision="bf16")
     picture = to_unit(natural_picture(96, 80).pixels)[None]
     exact = TorchEngine(model.network, device=CPU, dtype=torch.float32).run(picture)

@@ -150,7 +150,7 @@ def test_what_is_not_finite_is_an_error_that_names_fp32(
 @pytest.mark.parametrize(
     "file",
     [
-        "waifu4x-fast.safetensors",
+        "waifu4x-clean.safetensors",
         "realesr-animevideov3.pth",
         "RealESRGAN_General_x4_v3_fp16.safetensors",
     ],

@@ -347,7 +347,7 @@ def test_overwrite_replaces_all_but_the_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "config", "wanted"),
     [
-        ("waifu4x-fast", TINY, "waifu4x-fast-x2.onnx"),
+        ("waifu4x-clean", TINY, "waifu4x-clean-x2.onnx"),
         ("sharp-x2", TINY, "sharp-x2.onnx"),
         ("RealESRGAN_X2", TINY, "RealESRGAN_X2.onnx"),
         ("max2", TINY, "max2-x2.onnx"),

@@ -28,6 +28,7 @@ from training import (
     trainer,
     with_losses,
 )
+from torch.nn import functional
 from typer.testing import CliRunner
 
 from waifu4x import checkpoints, pictures, weights
@@ -636,6 +637,21 @@ def test_starting_from_another_model(folder: Path, tiny: Path, tmp_path: Path) -
     wider = ("--set", "generator.channels=9", "--out", tmp_path / "wide", "--name", "wide")
     line = refused(command(*arguments, "--init", "first", *wider), code=2)
     assert "--init is of another network than that of recipe tiny" in line
+
+
+def test_starting_from_a_model_of_twice_the_scale() -> None:
+    """Its pixels are averaged two by two, so it starts as that model, shrunk."""
+    overrides = [("generator.blocks", "1"), ("generator.channels", "4")]
+    large = building.generator(recipe.load("fast", overrides=overrides))
+    half = recipe.load("fast", overrides=[*overrides, ("generator.scale", "2")])
+    small = building.begin(half, large.state_dict())
+    x = torch.rand(1, 3, 6, 7)
+    ups = [functional.interpolate(x, scale_factor=s, mode="bilinear") for s in (4, 2)]
+    wanted = functional.avg_pool2d(large(x) - ups[0], 2) + ups[1]
+    torch.testing.assert_close(small(x), wanted)
+    third = recipe.load("fast", overrides=[*overrides, ("generator.scale", "3")])
+    with pytest.raises(UsageError, match="of another network"):
+        building.begin(third, large.state_dict())
 
 
 def test_what_is_refused_before_any_work(

@@ -19,7 +19,10 @@ from urllib.parse import urlsplit
 
 from waifu4x.errors import UnknownModelError, WeightsError
 
-DEFAULT_MODEL = "waifu4x-fast"
+AUTO = "auto"
+"""What is taken unasked: one of the shipped models, by the look of each picture."""
+DEFAULT_MODEL = "waifu4x-art"
+"""Where one model is needed, and none is named."""
 CATALOG_FILE = "catalog.toml"
 
 Kind = Literal["resample", "shipped", "download", "user", "features"]
@@ -52,6 +55,8 @@ class CatalogRow:
     """64 lower-case hexadecimal digits."""
     size_bytes: int | None = None
     aliases: tuple[str, ...] = ()
+    up_to_2x: str | None = None
+    """The model for enlarging twice or less, trained for the same pictures."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,6 +137,16 @@ def find(name: str, *, also: Iterable[CatalogRow] = ()) -> CatalogRow:
     raise UnknownModelError(
         f"there is no model called {name!r}; {hint}`waifu4x models list` shows all of them"
     )
+
+
+def for_scale(row: CatalogRow, scale: float | None) -> CatalogRow:
+    """The row for output over input = `scale`: its sibling for x2 where that is enough.
+
+    None for a scale that is not known, or not the same for all pictures.
+    """
+    if row.up_to_2x is None or scale is None or scale > 2.0:
+        return row
+    return find(row.up_to_2x)
 
 
 def _row_from_table(table: dict[str, Any]) -> CatalogRow:

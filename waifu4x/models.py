@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from waifu4x import catalog, kept_starts, weights
+from waifu4x import automatic, catalog, kept_starts, weights
 from waifu4x.engines import Opened
 from waifu4x.errors import UnknownModelError, UsageError
 from waifu4x.model_facts import Model
@@ -17,7 +17,7 @@ from waifu4x.upscaler import Options, Upscaler
 
 
 def open_upscaler(
-    model: str | Path = catalog.DEFAULT_MODEL,
+    model: str | Path = catalog.AUTO,
     *,
     device: str = "auto",
     precision: str = "auto",
@@ -29,11 +29,13 @@ def open_upscaler(
     offline: bool = False,
     on_download: Callable[[int, int], None] | None = None,
     memory_bytes: int | None = None,
+    scale: float | None = None,
 ) -> Upscaler:
     """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
 
     Args:
-        model: a name, an alias, or the path of a ``.safetensors``, ``.pth`` or ``.onnx`` file.
+        model: a name, an alias, or the path of a ``.safetensors``, ``.pth`` or ``.onnx`` file;
+            ``auto`` looks at each picture and chooses, see `AutoUpscaler`.
         device: ``auto``, ``cpu``, ``mps``, ``xpu``, ``xpu:N``, ``cuda`` or ``cuda:N``; several of
             the last with commas share the work.
         precision: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``.
@@ -45,6 +47,8 @@ def open_upscaler(
         offline: never download.
         on_download: called with (done, total) bytes.
         memory_bytes: what a tile may take of the device's memory at most.
+        scale: output over input, if all pictures have the same: a model with a sibling for x2
+            gives way to it where that is enough.
 
     Raises:
         UnknownModelError, WeightsError, DeviceError, UsageError.
@@ -60,19 +64,28 @@ def open_upscaler(
         choices = device, precision, engine, tile_px, tta, compiled
         is_bare = choices == ("auto", "auto", "auto", None, False, False)
         return _filter(str(model), chosen, is_bare=is_bare)
-    found = weights.resolve(model, offline=offline, on_progress=on_download)
     wishes = _Wishes(device=device, precision=precision, engine=engine, compiled=compiled)
-    loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
-    runner = TiledRunner(
-        loaded,
-        precision=precision,
-        engines_folder=conversions_folder(),
-        tile_px=tile_px,
-        tta=tta,
-        memory_bytes=memory_bytes,
-        opened=opened,
-    )
-    return Upscaler(model=loaded, runner=runner, options=chosen)
+
+    def opened_as(found: weights.ResolvedWeights) -> Upscaler:
+        loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
+        runner = TiledRunner(
+            loaded,
+            precision=precision,
+            engines_folder=conversions_folder(),
+            tile_px=tile_px,
+            tta=tta,
+            memory_bytes=memory_bytes,
+            opened=opened,
+        )
+        return Upscaler(model=loaded, runner=runner, options=chosen)
+
+    if model == catalog.AUTO:
+        return automatic.open_auto(
+            lambda row: opened_as(weights.resolve(row.name)), scale=scale, options=chosen
+        )
+    if kind is not None:
+        model = catalog.for_scale(weights.find(str(model)), scale).name
+    return opened_as(weights.resolve(model, offline=offline, on_progress=on_download))
 
 
 def _filter(name: str, options: Options, *, is_bare: bool) -> Upscaler:

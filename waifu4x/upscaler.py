@@ -72,6 +72,8 @@ class Facts:
     """What was decided on the way (smaller tiles, fp32 for one tile), one sentence each."""
     engine: str = "numpy"
     """What ran the network: torch, openvino or onnxruntime; numpy only resampled."""
+    picked: str | None = None
+    """What the picture looked like to `-m auto`, which chose the model by that."""
 
 
 @dataclass(kw_only=True)
@@ -84,6 +86,8 @@ class Upscaler:
     model: Model | Kernel
     runner: TiledRunner | None = None
     options: Options = field(default_factory=Options)
+    picked: str | None = None
+    """Why this model was chosen, for `Facts`; None when the user named it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.model, str):
@@ -112,6 +116,15 @@ class Upscaler:
     def name(self) -> str:
         """The model's name, as it appears in output names."""
         return self.model if isinstance(self.model, str) else self.model.name
+
+    @property
+    def identity(self) -> str:
+        """What decides the pixels that it makes: the sha256 of the model's file, or the kernel."""
+        return self.model if isinstance(self.model, str) else self.model.sha256
+
+    def for_picture(self, picture: Picture) -> Upscaler:
+        """What enlarges this picture: itself, but for one that chooses among models."""
+        return self
 
     def tiles(self, header: Header, target: Target) -> int:
         """How many tiles the first pass over a frame takes; 0 when no network is used."""
@@ -307,6 +320,7 @@ class Upscaler:
             network_s=runner.spent_s,
             notes=tuple(runner.notes) if factors else (_SHRUNK,),
             engine=runner.engine if factors else "numpy",
+            picked=self.picked,
         )
 
 

@@ -70,7 +70,7 @@ class Request:
         if self.encoding.layout is None:
             del encoding["layout"]
         settings = {
-            "model": sha256_of(upscaler) or upscaler.name,
+            "model": upscaler.identity,
             "target": asdict(self.target),
             "options": asdict(self.options),
             "encoding": encoding,

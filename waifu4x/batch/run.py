@@ -317,7 +317,7 @@ class _Pipeline:
         if assembly.dropped:
             return
         try:
-            streamed.encode(item, self.upscaler, self.plan.request)
+            streamed.encode(item, self.plan.request)
             is_whole = assembly.add(item)
         except (Waifu4xError, MemoryError) as error:
             self._fail(assembly, _own(error, item.job))

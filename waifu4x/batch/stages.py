@@ -57,6 +57,8 @@ class Part:
     format: str = ""
     """To write; empty for bytes that are passed through."""
     scale: float = 1.0
+    enlarged_by: Upscaler | None = None
+    """What was chosen for it; before that None."""
     facts: Facts | None = None
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
@@ -176,6 +178,7 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
         on_progress(1.0)
         return
     frames = frames_of(part.content)
+    part.enlarged_by = upscaler = upscaler.for_picture(frames[0])
     results: list[Picture] = []
     facts: list[Facts] = []
     for chunk in _chunks(part.content, upscaler, request):
@@ -225,7 +228,7 @@ def _with_frames(content: Content, frames: list[Picture]) -> Content:
     return content.with_frames(frames) if isinstance(content, Animation) else frames[0]
 
 
-def encode(part: Part, upscaler: Upscaler, request: Request) -> None:
+def encode(part: Part, request: Request) -> None:
     """Put the bytes of a file in the place of the enlarged content, its provenance among them.
 
     Raises:
@@ -244,7 +247,7 @@ def encode(part: Part, upscaler: Upscaler, request: Request) -> None:
         )
         part.notes = (*frames_left_out(content), *part.notes)
     if is_stamped(part, request):
-        content = stamped(content, part, upscaler, request)
+        content = stamped(content, part, request)
     options = {
         "format": part.format,
         "quality": encoding.quality,
@@ -288,11 +291,12 @@ def is_stamped(part: Part, request: Request) -> bool:
     return wanted and FORMATS[part.format].holds_metadata
 
 
-def stamped(content: Content, part: Part, upscaler: Upscaler, request: Request) -> Content:
+def stamped(content: Content, part: Part, request: Request) -> Content:
     """With what made it, in the one place where an animation has metadata, on every page."""
     frames = list(frames_of(content))
     number = len(frames) if isinstance(content, Animation) and content.kind == "pages" else 1
-    options = request.options
+    options, upscaler = request.options, part.enlarged_by
+    assert upscaler is not None, "it was enlarged"
     settings = {
         "strength": f"{options.strength:g}" if options.strength != 1.0 else "",
         "color_fix": "yes" if options.color_fix else "",

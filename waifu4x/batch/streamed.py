@@ -30,6 +30,8 @@ from waifu4x.tiled import MemoryFullError
 from waifu4x.upscaler import Upscaler
 
 _MOST_TRIES = 12
+# Of a picture in strips, to choose a model by.
+_LOOKED_AT_ROWS = 512
 """Tiles are halved five times at most: whatever that is, it is no lack of memory."""
 _ALWAYS_BYTES = 64 * 2**20
 """What may be held as a whole, however little memory was allowed."""
@@ -171,6 +173,7 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
         stages.enlarge(part, upscaler, request, on_progress=on_progress)
         return
     assert part.reading is not None, "it was decoded"
+    part.enlarged_by = upscaler = upscaler.for_picture(_top(part.reading))
     told = 0.0
 
     def inside(share: float) -> None:
@@ -189,10 +192,18 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
     )
 
 
-def encode(part: Part, upscaler: Upscaler, request: Request) -> None:
+def encode(part: Part, request: Request) -> None:
     """As `stages.encode`; a streamed one is encoded already."""
     if not isinstance(part, StreamedPart):
-        stages.encode(part, upscaler, request)
+        stages.encode(part, request)
+
+
+def _top(reading: Reading) -> Picture:
+    """The rows that are read first, which is all that can be looked at without reading twice."""
+    source = reading.source
+    with source.open() as rows:
+        strip = rows(0, min(source.height_px, _LOOKED_AT_ROWS))
+    return Picture(pixels=strip.pixels)
 
 
 def _content_of(job: Job) -> Path | bytes:
@@ -214,7 +225,7 @@ def _enlarge_once(
     part.facts = streaming.facts(upscaler, content.source, request.target, spent_s=0.0)
     stored = content.facts
     if stages.is_stamped(part, request):
-        stored = stages.stamped(stored, part, upscaler, request)
+        stored = stages.stamped(stored, part, request)
     assert isinstance(stored, Picture), "one came, and one goes"
     settings = stages.settings_of(job.format, request)
     strips = streaming.enlarge(upscaler, content.source, request.target, on_progress=on_progress)

@@ -17,7 +17,7 @@ from typing import Any
 
 from waifu4x import pictures
 from waifu4x.bench import scatter, tables
-from waifu4x.bench.protocol import PROTOCOLS
+from waifu4x.bench.protocol import JPEG_TEXT, PROTOCOLS
 from waifu4x.bench.published import Figure, Source
 from waifu4x.bench.results import Column, PictureResult, Report, Result, ways
 from waifu4x.bench.run import BASELINE
@@ -60,7 +60,8 @@ def build(report: Report, *, command: str) -> str:
             f"<dt>Protocol {escape(name)}</dt><dd>{escape(PROTOCOLS[name].text)}</dd>"
             for name in dict.fromkeys(result.protocol for result in report.results)
             if name in PROTOCOLS
-        ),
+        )
+        + (f"<dt>JPEG</dt><dd>{escape(JPEG_TEXT)}</dd>" if report.has_jpeg else ""),
         sources=_sources(sources),
         footer=escape(f"Made with waifu4x {__version__}."),
     )
@@ -83,6 +84,7 @@ def _facts(report: Report) -> str:
     tiles = {
         "Sets": dict.fromkeys(result.dataset for result in results),
         "Scales": dict.fromkeys(f"x{result.scale}" for result in results),
+        **({"JPEG": _qualities(results)} if report.has_jpeg else {}),
         "Models": [str(len({result.model for result in results}))],
         "Protocol": dict.fromkeys(result.protocol for result in results),
         "Device": ways(results),
@@ -94,12 +96,17 @@ def _facts(report: Report) -> str:
     )
 
 
+def _qualities(results: Sequence[Result]) -> list[str]:
+    found = dict.fromkeys(result.jpeg_quality for result in results)
+    return ["clean" if quality is None else str(quality) for quality in found]
+
+
 def _group(report: Report, number: int, *, sources: dict[Source, int]) -> str:
-    dataset, scale, results, figures = report.groups()[number]
+    _, _, results, figures = report.groups()[number]
     first = results[0].pictures
     count = "1 picture" if len(first) == 1 else f"{len(first)} pictures"
     notes = [f"<b>{escape(r.model)}</b>: {escape(note)}" for r in results for note in r.notes]
-    name = f"{dataset} x{scale}"
+    name = results[0].place
     return "\n".join(
         [
             f'<section aria-labelledby="g{number}">',

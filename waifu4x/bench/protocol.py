@@ -7,12 +7,14 @@ result by 0.01 to 0.1 dB.
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from waifu4x import color, headers
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
@@ -27,6 +29,13 @@ Uint8Array = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float64]
 
 DEFAULT_PROTOCOL = "rgb8"
+JPEG_TEXT = (
+    "the shrunk picture is saved as JPEG of this quality, 4:2:0, by Pillow, and read again before "
+    "it is enlarged"
+)
+"""What is done beyond the protocol where a JPEG quality is given."""
+# libjpeg's own limit.
+_LONGEST_JPEG_PX = 65_500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,36 +117,70 @@ def protocol_named(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def check_sizes(path: Path, *, scale: int, lr: Path | None = None) -> None:
+def check_jpeg(quality: int, *, protocol: Protocol, is_small_given: bool) -> None:
+    """Raise UsageError for a quality outside 1..100, and where no 8-bit picture is shrunk."""
+    if not 1 <= quality <= 100:
+        raise UsageError(f"a JPEG quality is 1 to 100, not {quality}")
+    if protocol.is_luma_alone:
+        raise UsageError(
+            f"the protocol {protocol.name} shrinks luma in float, which no JPEG can hold: "
+            f"leave out --jpeg, or use {DEFAULT_PROTOCOL}"
+        )
+    if is_small_given:
+        raise UsageError("--jpeg compresses what was shrunk here: leave it out, or --lr")
+
+
+def check_sizes(
+    path: Path, *, scale: int, lr: Path | None = None, jpeg_quality: int | None = None
+) -> None:
     """Raise what `enlarge` would raise for the sizes of its files, from their headers alone."""
     header = headers.read(path)
     size_px = (header.height_px // scale * scale, header.width_px // scale * scale)
     _check_large_enough(path, size_px, scale=scale)
+    if jpeg_quality is not None and max(size_px) // scale > _LONGEST_JPEG_PX:
+        raise UsageError(
+            f"{path} at x{scale} is more than {_LONGEST_JPEG_PX} px long, which no JPEG can be; "
+            f"take it out of there"
+        )
     if lr is not None:
         small = headers.read(lr)
         _check_small(lr, (small.height_px, small.width_px), size_px, scale=scale, path=path)
 
 
 def enlarge(
-    upscaler: Upscaler, path: Path, *, scale: int, protocol: Protocol, lr: Path | None = None
+    upscaler: Upscaler,
+    path: Path,
+    *,
+    scale: int,
+    protocol: Protocol,
+    lr: Path | None = None,
+    jpeg_quality: int | None = None,
 ) -> Enlarged:
     """One picture through the protocol.
 
     The high-resolution picture is cut to a multiple of the scale, shrunk by MATLAB's bicubic
     `imresize` (or `lr` is taken for what is shrunk), and enlarged by the model.
 
+    Args:
+        jpeg_quality: 1..100, to compress what was shrunk: see JPEG_TEXT. None leaves it as it is.
+
     Raises:
         UsageError: the picture is too small, `lr` has another size than the shrunk picture would
-            have, or luma alone is to be shrunk and there is an `lr`.
+            have, or luma alone is to be shrunk and there is an `lr`; for `jpeg_quality` as
+            `check_jpeg`.
         PictureReadError: a picture that cannot be read.
     """
     hr = cut_to_multiple(read_8bit(path), scale)
     _check_large_enough(path, hr.shape[:2], scale=scale)
+    if jpeg_quality is not None:
+        check_jpeg(jpeg_quality, protocol=protocol, is_small_given=lr is not None)
     if protocol.is_luma_alone:
         if lr is not None:
             raise UsageError(f"the protocol {protocol.name} shrinks luma itself: leave out --lr")
         return _enlarge_luma(upscaler, hr, scale=scale, protocol=protocol)
     small = imresize(hr, 1.0 / scale) if lr is None else _given(lr, hr, scale=scale, path=path)
+    if jpeg_quality is not None:
+        small = _compressed(small, jpeg_quality)
     started = time.perf_counter()
     enlarged, facts = upscaler.upscale(Picture(pixels=small), Target(scale=scale))
     time_s = time.perf_counter() - started
@@ -183,6 +226,14 @@ def _given(lr: Path, hr: Uint8Array, *, scale: int, path: Path) -> Uint8Array:
         if hr.shape[2] == 3
         else np.rint(small.mean(axis=2, keepdims=True)).astype(np.uint8)
     )
+
+
+def _compressed(image: Uint8Array, quality: int) -> Uint8Array:
+    """(H, W, 1 or 3) -> the same, once through a JPEG whose blocks begin at the upper left."""
+    stream = io.BytesIO()
+    whole = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    whole.save(stream, "JPEG", quality=quality, subsampling="4:2:0")
+    return np.asarray(Image.open(stream)).reshape(image.shape)
 
 
 def _enlarge_luma(

@@ -44,7 +44,7 @@ class PictureResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One model on one set at one scale."""
+    """One model on one set at one scale, of pictures that were all compressed alike."""
 
     model: str
     dataset: str
@@ -56,6 +56,8 @@ class Result:
     precision: str
     engine: str
     """What ran the network: torch, openvino or onnxruntime; numpy for a filter."""
+    jpeg_quality: int | None = None
+    """Of the small pictures, 1..100; None where they were not compressed."""
     parameters: int | None = None
     """Of the network; None for a filter, which has none. `multiply_adds_hd` likewise."""
     multiply_adds_hd: float | None = None
@@ -75,6 +77,11 @@ class Result:
         return sum(picture.values.get(key) is not None for picture in self.pictures)
 
     @property
+    def place(self) -> str:
+        """Of what it is, as `place_name`."""
+        return place_name(self.dataset, self.scale, jpeg_quality=self.jpeg_quality)
+
+    @property
     def way(self) -> str:
         """How it was computed, for people: "cpu in bf16 by openvino"."""
         return f"{self.device} in {self.precision} by {self.engine}"
@@ -86,10 +93,14 @@ class Result:
         return spent_s / sum(picture.megapixels for picture in self.pictures)
 
     def facts(self) -> dict[str, object]:
-        """All of it as plain values for JSON; None for an infinite PSNR, which JSON cannot say."""
+        """All of it as plain values for JSON; None for an infinite PSNR, which JSON cannot say.
+
+        `jpeg_quality` is there only where the small pictures were compressed.
+        """
         keys = self.pictures[0].values
+        left_out = {"pictures", "notes", *(["jpeg_quality"] if self.jpeg_quality is None else [])}
         return {
-            **{k: v for k, v in self.__dict__.items() if k not in ("pictures", "notes")},
+            **{k: v for k, v in self.__dict__.items() if k not in left_out},
             "notes": list(self.notes),
             "seconds_per_megapixel": self.seconds_per_megapixel,
             "means": {key: _finite(self.mean(key)) for key in keys},
@@ -106,26 +117,38 @@ class Report:
 
     columns: tuple[Column, ...]
     results: tuple[Result, ...]
-    """Of a set at a scale all models follow each other, bicubic first."""
+    """Of a set at a scale and a compression all models follow each other, bicubic first."""
     published: tuple[Figure, ...] = ()
     """What papers say of the same sets and scales, where it was asked for."""
 
+    @property
+    def has_jpeg(self) -> bool:
+        """Whether any small pictures were compressed."""
+        return any(result.jpeg_quality is not None for result in self.results)
+
     def groups(self) -> list[tuple[str, int, tuple[Result, ...], tuple[Figure, ...]]]:
-        """(set, scale, what was measured, what was published), in the order of measuring."""
-        places = dict.fromkeys((result.dataset, result.scale) for result in self.results)
+        """(set, scale, what was measured, what was published), in the order of measuring.
+
+        What was measured is of one compression, so that a set at a scale may come several times.
+        Nothing that was published is of compressed pictures.
+        """
+        found: dict[tuple[str, int, int | None], list[Result]] = {}
+        for result in self.results:
+            place = (result.dataset, result.scale, result.jpeg_quality)
+            found.setdefault(place, []).append(result)
         return [
             (
                 dataset,
                 scale,
-                tuple(r for r in self.results if (r.dataset, r.scale) == (dataset, scale)),
-                tuple(f for f in self.published if self._is_beside(f, dataset, scale)),
+                tuple(results),
+                tuple(f for f in self.published if self._is_beside(f, results[0])),
             )
-            for dataset, scale in places
+            for (dataset, scale, _), results in found.items()
         ]
 
-    def _is_beside(self, figure: Figure, dataset: str, scale: int) -> bool:
+    def _is_beside(self, figure: Figure, result: Result) -> bool:
         values = (figure.value(column.key) for column in self.columns)
-        return figure.applies_to(dataset, scale) and any(value is not None for value in values)
+        return is_comparable(figure, result) and any(value is not None for value in values)
 
     def best(self, results: Sequence[Result], key: str) -> float | None:
         """The best mean of several results; None when fewer than two have one."""
@@ -134,6 +157,17 @@ class Report:
         if len(found) < 2:
             return None
         return min(found) if column.is_lower_better else max(found)
+
+
+def place_name(dataset: str, scale: int, *, jpeg_quality: int | None = None) -> str:
+    """A set at a scale, and how it was compressed, for people: "Set5 x4, JPEG 75"."""
+    compression = "" if jpeg_quality is None else f", JPEG {jpeg_quality}"
+    return f"{dataset} x{scale}{compression}"
+
+
+def is_comparable(figure: Figure, result: Result) -> bool:
+    """Whether what was published is of the same set and scale; it is never of a compressed one."""
+    return result.jpeg_quality is None and figure.applies_to(result.dataset, result.scale)
 
 
 def ways(results: Sequence[Result]) -> list[str]:

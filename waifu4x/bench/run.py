@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from waifu4x.bench.protocol import (
     DEFAULT_PROTOCOL,
     Enlarged,
     Protocol,
+    check_jpeg,
     check_sizes,
     enlarge,
     protocol_named,
 )
 from waifu4x.bench.published import Figure
-from waifu4x.bench.results import PictureResult, Report, Result
+from waifu4x.bench.results import PictureResult, Report, Result, is_comparable, place_name
 from waifu4x.bench.sets import DataSet
 from waifu4x.errors import UnknownModelError, UsageError
 from waifu4x.models import open_upscaler
@@ -55,20 +57,26 @@ class Plan:
     protocol: str = DEFAULT_PROTOCOL
     lr_folder: Path | None = None
     """Low-resolution pictures to take instead of shrinking."""
+    jpeg_qualities: tuple[int | None, ...] = (None,)
+    """How to compress what was shrunk, each measured by itself: 1..100, None for not at all."""
     workers: int = 1
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
     offline: bool = False
     with_published: bool = False
-    """Put what papers report beside what is measured."""
+    """Put what papers report beside what is measured and was not compressed."""
 
     def __post_init__(self) -> None:
         conventions = self.conventions
         for scale in self.scales:
             if scale < 2:
                 raise UsageError(f"a scale to measure at is 2 or more, not {scale}")
-        if not (self.models and self.sets and self.scales and self.measures):
+        for quality in self.jpeg_qualities:
+            if quality is not None:
+                is_small_given = self.lr_folder is not None
+                check_jpeg(quality, protocol=conventions, is_small_given=is_small_given)
+        if not (self.models and self.places and self.measures):
             raise UsageError("there is nothing to measure")
         if self.workers < 1:
             raise UsageError(f"there must be at least one worker, not {self.workers}")
@@ -87,10 +95,14 @@ class Plan:
         return protocol_named(self.protocol)
 
     @property
+    def places(self) -> list[tuple[DataSet, int, int | None]]:
+        """(set, scale, JPEG quality) of all that each model is measured on, in this order."""
+        return list(product(self.sets, self.scales, self.jpeg_qualities))
+
+    @property
     def total(self) -> int:
         """How many pictures will be enlarged."""
-        pictures = sum(len(dataset.pictures) for dataset in self.sets)
-        return pictures * len(self.models) * len(self.scales)
+        return sum(len(dataset.pictures) for dataset, _, _ in self.places) * len(self.models)
 
 
 def run(
@@ -123,18 +135,26 @@ def run(
         if not is_filter(model):
             _network(model, plan, on_download=on_download)
     told = _Told(call=on_progress, total=plan.total)
-    found: dict[tuple[Path, int], list[Result]] = {
-        (dataset.folder, scale): [] for dataset in plan.sets for scale in plan.scales
-    }
+    by_model: list[list[Result]] = []
     for model in plan.models:
         subject = _open(model, plan)
-        for dataset in plan.sets:
-            for scale in plan.scales:
-                lr = partners.get((dataset.folder, scale), {})
-                result = _measure(subject, plan, dataset, scale=scale, lr=lr, told=told)
-                found[dataset.folder, scale].append(result)
+        by_model.append(
+            [
+                _measure(
+                    subject,
+                    plan,
+                    dataset,
+                    scale=scale,
+                    jpeg_quality=quality,
+                    lr=partners.get((dataset.folder, scale), {}),
+                    told=told,
+                )
+                for dataset, scale, quality in plan.places
+            ]
+        )
     told.finished()
-    results = tuple(result for group in found.values() for result in group)
+    # The models were measured one after the other, but are compared place by place.
+    results = tuple(chain.from_iterable(zip(*by_model, strict=True)))
     return Report(
         columns=tuple(measure.column for measure in plan.measures),
         results=results,
@@ -173,11 +193,10 @@ class _Subject:
 
 
 def _check_pictures(plan: Plan, partners: Mapping[tuple[Path, int], Mapping[Path, Path]]) -> None:
-    for dataset in plan.sets:
-        for scale in plan.scales:
-            lr = partners.get((dataset.folder, scale), {})
-            for path in dataset.pictures:
-                check_sizes(path, scale=scale, lr=lr.get(path))
+    for dataset, scale, quality in plan.places:
+        lr = partners.get((dataset.folder, scale), {})
+        for path in dataset.pictures:
+            check_sizes(path, scale=scale, lr=lr.get(path), jpeg_quality=quality)
 
 
 def _network(
@@ -238,17 +257,26 @@ def _measure(
     dataset: DataSet,
     *,
     scale: int,
+    jpeg_quality: int | None,
     lr: Mapping[Path, Path],
     told: _Told,
 ) -> Result:
     upscaler, protocol = subject.upscaler, plan.conventions
+    place = place_name(dataset.name, scale, jpeg_quality=jpeg_quality)
     notes: dict[str, None] = {}
     pictures: list[PictureResult] = []
     _warm_up(upscaler, scale, protocol)
     with PeakMemory(subject.device) as memory, _Measuring(plan) as measuring:
         for path in dataset.pictures:
-            told.starting(f"{upscaler.name} on {dataset.name} x{scale}")
-            enlarged = enlarge(upscaler, path, scale=scale, protocol=protocol, lr=lr.get(path))
+            told.starting(f"{upscaler.name} on {place}")
+            enlarged = enlarge(
+                upscaler,
+                path,
+                scale=scale,
+                protocol=protocol,
+                lr=lr.get(path),
+                jpeg_quality=jpeg_quality,
+            )
             if enlarged.facts is not None:
                 notes |= dict.fromkeys(enlarged.facts.notes)
             pictures += measuring.take(dataset.name_of(path), enlarged)
@@ -258,6 +286,7 @@ def _measure(
         dataset=dataset.name,
         scale=scale,
         protocol=protocol.name,
+        jpeg_quality=jpeg_quality,
         pictures=tuple(pictures),
         device=subject.device,
         precision=subject.precision,
@@ -332,9 +361,8 @@ def _passes_note(upscaler: Upscaler, scale: int) -> tuple[str, ...]:
 
 def _published(results: Sequence[Result]) -> tuple[Figure, ...]:
     """Of every set and scale that was measured."""
-    places = dict.fromkeys((result.dataset, result.scale) for result in results)
     return tuple(
         figure
         for figure in published.figures()
-        if any(figure.applies_to(dataset, scale) for dataset, scale in places)
+        if any(is_comparable(figure, result) for result in results)
     )

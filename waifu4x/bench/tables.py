@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from waifu4x.bench.protocol import JPEG_TEXT
 from waifu4x.bench.published import Figure, Source
 from waifu4x.bench.results import Column, Report, Result, ways
 from waifu4x.version import __version__
@@ -49,7 +50,7 @@ def headers(report: Report) -> tuple[str, ...]:
 
 
 def rows(report: Report, results: Sequence[Result], published: Sequence[Figure]) -> list[Row]:
-    """The lines of one set at one scale, as `Report.groups` gives it."""
+    """The lines of one table, as `Report.groups` gives them."""
     measured = [_measured(report, result, results) for result in results]
     return [*measured, *(_published(report, figure) for figure in published)]
 
@@ -82,10 +83,12 @@ def footnotes(report: Report) -> list[str]:
             count = result.count(column.key)
             if count < len(result.pictures):
                 found[
-                    f"{column.title} on {result.dataset} x{result.scale} is of {count} of "
+                    f"{column.title} on {result.place} is of {count} of "
                     f"{len(result.pictures)} pictures: the others are too small for it or too even."
                 ] = None
         found |= dict.fromkeys(f"{note}." for note in result.notes)
+    if report.has_jpeg:
+        found[f"JPEG: {JPEG_TEXT}."] = None
     shown = (figure.source for *_, figures in report.groups() for figure in figures)
     for source in dict.fromkeys(shown):
         copy = f", read in {source.read_in}" if source.read_in else ""
@@ -107,9 +110,9 @@ def markdown(report: Report, *, command: str) -> str:
     """Tables of all sets and scales, the best values bold, published lines in italics."""
     titles = headers(report)
     lines = [f"`{_code(command)}`, waifu4x {__version__}", ""]
-    for dataset, scale, results, published in report.groups():
+    for _, _, results, published in report.groups():
         first = results[0]
-        lines += [f"### {_escaped(dataset)} x{scale}", ""]
+        lines += [f"### {_escaped(first.place)}", ""]
         lines += [f"| {' | '.join(titles)} |", "|---" + "|---:" * (len(titles) - 1) + "|"]
         for row in rows(report, results, published):
             cells = [f"**{cell.text}**" if cell.is_best else cell.text for cell in row.cells]
@@ -127,21 +130,27 @@ def markdown(report: Report, *, command: str) -> str:
 
 
 def comma_separated(report: Report) -> str:
-    """One line per model, set and scale, with a header; numbers in full, nothing for none."""
+    """One line per model, set and scale, with a header; numbers in full, nothing for none.
+
+    Where small pictures were compressed there is a column `jpeg_quality` behind the scale.
+    """
     text = io.StringIO()
     keys = [column.key for column in report.columns]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_FIRST, *keys, *_LAST])
+    dataset_title, scale_title, *titles = _FIRST
+    jpeg_title = ["jpeg_quality"] if report.has_jpeg else []
+    writer.writerow([dataset_title, scale_title, *jpeg_title, *titles, *keys, *_LAST])
     for dataset, scale, results, published in report.groups():
+        place = [dataset, scale, *([results[0].jpeg_quality] if report.has_jpeg else [])]
         for r in results:
             writer.writerow(
-                [dataset, scale, r.model, "", r.protocol, r.device, r.precision, r.engine]
+                [*place, r.model, "", r.protocol, r.device, r.precision, r.engine]
                 + [r.mean(key) for key in keys]
                 + [r.seconds_per_megapixel, r.peak_memory_bytes, r.parameters, r.multiply_adds_hd]
             )
         for f in published:
             values = [f.value(key) for key in keys]
-            writer.writerow([dataset, scale, f.model, f.source.url, *[""] * 4, *values, *[""] * 4])
+            writer.writerow([*place, f.model, f.source.url, *[""] * 4, *values, *[""] * 4])
     return text.getvalue()
 
 

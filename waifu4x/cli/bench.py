@@ -84,6 +84,15 @@ def bench(
             rich_help_panel=_HOW,
         ),
     ] = None,
+    jpeg: Annotated[
+        str,
+        typer.Option(
+            metavar="Q[,Q...]",
+            help="Save what was shrunk as JPEG of each quality, 1 to 100, and read it again; clean "
+            "is not to. Papers' figures are of clean pictures.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "clean",
     workers: Annotated[
         int,
         typer.Option(
@@ -144,11 +153,13 @@ def bench(
 
     luma: luma alone is shrunk, in float (the scripts of SRCNN and VDSR).
 
-    Example: waifu4x bench Set5/ Set14/ -m waifu4x-fast -s 4
+    Example: waifu4x bench Set5/ Set14/ -m waifu4x-clean -s 4
 
     Example: waifu4x bench set5 -s 2,3,4 -m vdsr.pth --metrics all --published -o table.html
 
-    Example: waifu4x bench --speed -m waifu4x-fast
+    Example: waifu4x bench Set5/ --jpeg clean,75,40
+
+    Example: waifu4x bench --speed -m waifu4x-clean
     """
     from waifu4x.cli.bench_run import Wish, measure_sets
 
@@ -160,6 +171,7 @@ def bench(
         metric_files=_files(metric_file or []),
         protocol=protocol,
         lr_folder=lr,
+        jpeg_qualities=_qualities(jpeg),
         workers=workers,
         device=device,
         precision=precision,
@@ -172,6 +184,8 @@ def bench(
         quiet=quiet,
     )
     if speed:
+        if wish.jpeg_qualities != (None,):
+            raise UsageError("--speed compresses nothing: leave out --jpeg")
         from waifu4x.cli.bench_speed import measure_speed
 
         measure_speed(wish)
@@ -184,6 +198,17 @@ def _scales(text: str) -> tuple[int, ...]:
         return tuple(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
         raise UsageError(f"-s {text}: scales are whole numbers, such as 4 or 2,3,4") from None
+
+
+def _qualities(text: str) -> tuple[int | None, ...]:
+    """None is what is not compressed."""
+    parts = (part.strip().lower() for part in text.split(","))
+    try:
+        return tuple(dict.fromkeys(None if part == "clean" else int(part) for part in parts))
+    except ValueError:
+        raise UsageError(
+            f"--jpeg {text}: qualities are whole numbers from 1 to 100, or clean, such as clean,75"
+        ) from None
 
 
 def _files(texts: Sequence[str]) -> dict[str, Path]:

@@ -41,6 +41,7 @@ class Wish:
     metric_files: dict[str, Path]
     protocol: str
     lr_folder: Path | None
+    jpeg_qualities: tuple[int | None, ...]
     workers: int
     device: str
     precision: str
@@ -71,6 +72,7 @@ def measure_sets(wish: Wish) -> None:
             ),
             protocol=wish.protocol,
             lr_folder=wish.lr_folder,
+            jpeg_qualities=wish.jpeg_qualities,
             workers=wish.workers,
             device=wish.device,
             precision=wish.precision,
@@ -115,9 +117,9 @@ def _show(report: Report, wish: Wish) -> None:
         for result in report.results:
             typer.echo(json.dumps(result.facts(), allow_nan=False))
     else:
-        for dataset, scale, results, published in report.groups():
+        for _, _, results, published in report.groups():
             rows = tables.rows(report, results, published)
-            _print_group(report, f"{dataset} x{scale}", rows)
+            _print_group(report, results[0].place, rows)
             if wish.verbose:
                 console.show(_picture_table(report, results))
 

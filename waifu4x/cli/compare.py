@@ -120,7 +120,7 @@ def compare(
 
     Example: waifu4x compare meme.png
 
-    Example: waifu4x compare photo.png -m waifu4x-fast -m x4plus --crop 40,20,120,90 --html
+    Example: waifu4x compare photo.png -m waifu4x-clean -m x4plus --crop 40,20,120,90 --html
 
     Only models that are here are run, unless others are named. The most detailed region is the one
     in which neighbouring pixels differ most.

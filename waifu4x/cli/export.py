@@ -43,7 +43,7 @@ def export(
 ) -> None:
     """Write a model for other programs, and check that the file computes the same.
 
-    Example: waifu4x export waifu4x-fast --to onnx
+    Example: waifu4x export waifu4x-clean --to onnx
 
     The file takes pictures of any size: float32, channels first, 0 to 1.
     What one must know about it (scale, licence, …) is written into it.

@@ -24,7 +24,7 @@ def info(
 ) -> None:
     """Show a picture's size and format, and which model enlarged it.
 
-    Example: waifu4x info meme_waifu4x-fast_4x.png
+    Example: waifu4x info meme_waifu4x-clean_4x.png
     """
     from waifu4x import headers, provenance  # what they need is of no use to --help
 

@@ -197,7 +197,7 @@ def blend(
 def path(name: Name) -> None:
     """Print where a model's verified file lies; an error when it is not here.
 
-    Example: waifu4x models path waifu4x-fast
+    Example: waifu4x models path waifu4x-clean
     """
     typer.echo(str(weights.resolve(weights.find(name).name, offline=True).path))
 

@@ -51,9 +51,10 @@ def upscale(
             "-m",
             "-n",
             "--model",
-            help="A name from 'waifu4x models list', or a .pth, .safetensors or .onnx file.",
+            help="A name from 'waifu4x models list', or a .pth, .safetensors or .onnx file; auto "
+            "looks at each picture.",
         ),
-    ] = catalog.DEFAULT_MODEL,
+    ] = catalog.AUTO,
     scale: Annotated[
         float | None,
         typer.Option("-s", "--scale", help="Times the input; 4 by default.", rich_help_panel=_SIZE),

@@ -90,6 +90,7 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
             offline=start.offline,
             on_download=reporter.downloading,
             memory_bytes=_tile_bytes(request),
+            scale=request.target.scale,
         )
         planned = plan.make(request, upscaler, stdin=stdin, on_progress=reporter.planning)
         workers = start.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
@@ -270,6 +271,7 @@ class _Session:
                 reporter.say(f"  {strips}{_made_in_words(outcome.facts)}; {spent}")
             facts |= {
                 "model": outcome.facts.model,
+                "picked": outcome.facts.picked,
                 "device": outcome.facts.device,
                 "precision": outcome.facts.precision,
                 "engine": outcome.facts.engine,
@@ -348,7 +350,8 @@ def _in_words(job: Job, costs: dict[str, Any]) -> str:
 def _made_in_words(facts: Facts) -> str:
     tiles = "untiled" if facts.tile_px is None else f"tiles of up to {facts.tile_px} px"
     how = f"on {facts.device} in {facts.precision} by {facts.engine}"
-    return f"{facts.model} {how}, {tiles}, waste {facts.waste:.2f}"
+    why = "" if facts.picked is None else f" ({facts.picked})"
+    return f"{facts.model}{why} {how}, {tiles}, waste {facts.waste:.2f}"
 
 
 def _split_in_words(split: Split) -> str:

@@ -99,11 +99,14 @@ def at_hand() -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
     """The models that can run without a download, and those whose files are damaged or missing.
 
     Shipped ones come first, then downloaded ones, then the user's own. Nothing is hashed yet.
+    Those that stand in for another at x2 are not listed: it gives way to them.
     """
     models: list[str] = []
     damaged: list[LeftOut] = []
-    for available in weights.list_available():
-        if available.row.kind in ("resample", "features"):
+    found = weights.list_available()
+    stand_ins = {available.row.up_to_2x for available in found}
+    for available in found:
+        if available.row.kind in ("resample", "features") or available.row.name in stand_ins:
             continue
         if available.state in _PRESENT:
             models.append(available.row.name)
@@ -152,11 +155,19 @@ def run(
     else:
         chosen = tuple(models)
     wanted = _distinct((BASELINE, *chosen))
+    scale = subjects[0].scale if len({subject.scale for subject in subjects}) == 1 else None
     rows: list[list[Result]] = [[] for _ in subjects]
     for number, model in enumerate(wanted):
         told = _Told(model, number, of=len(wanted), call=on_progress)
         try:
-            upscaler = _open(model, device, precision, offline or not named, on_download)
+            upscaler = _open(
+                model,
+                scale=scale,
+                device=device,
+                precision=precision,
+                offline=offline or not named,
+                on_download=on_download,
+            )
             found = _run_one(upscaler, subjects, told)
         except Waifu4xError as error:
             if named or model == BASELINE:
@@ -200,6 +211,8 @@ def _distinct(models: Sequence[ModelName]) -> list[ModelName]:
 
 def _open(
     model: ModelName,
+    *,
+    scale: float | None,
     device: str,
     precision: str,
     offline: bool,
@@ -208,7 +221,12 @@ def _open(
     if isinstance(model, str) and _is_filter(model):
         return open_upscaler(model)
     return open_upscaler(
-        model, device=device, precision=precision, offline=offline, on_download=on_download
+        model,
+        device=device,
+        precision=precision,
+        offline=offline,
+        on_download=on_download,
+        scale=scale,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,19 +95,42 @@ def generator(recipe: Recipe) -> nn.Module:
 def begin(recipe: Recipe, initial: Mapping[str, Tensor] | None) -> nn.Module:
     """The generator, with fresh weights or those given.
 
+    Weights of the same network for a multiple of its scale do, too: where the last convolution's
+    channels become pixels, those that fall into one pixel are averaged.
+
     Raises:
         UsageError: these are of another network, or as `check` does.
     """
     network = generator(recipe)
     if initial is not None:
         try:
-            network.load_state_dict(initial)
+            network.load_state_dict(_rescaled(initial, network))
         except RuntimeError as error:
             raise UsageError(
                 f"--init is of another network than that of recipe {recipe.name}: give a model of "
                 f"{recipe.generator['network']} with the same numbers"
             ) from error
     return network
+
+
+def _rescaled(initial: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
+    """`initial` with a last convolution for the network's own, smaller scale."""
+    config: Any = network.config
+    last: Any = getattr(network, "conv_last", None)
+    if getattr(config, "tail", None) != "direct" or last is None:
+        return initial
+    fitted = dict(initial)
+    for name, wanted in (("conv_last.weight", last.weight), ("conv_last.bias", last.bias)):
+        given, planes = fitted.get(name), config.channels_in
+        if given is None or len(given) == len(wanted) or len(given) % planes:
+            continue
+        scale = math.isqrt(len(given) // planes)
+        if scale % config.scale or planes * scale**2 != len(given):
+            continue
+        step, rest = scale // config.scale, given.shape[1:]
+        blocks = given.reshape(planes, config.scale, step, config.scale, step, *rest)
+        fitted[name] = blocks.mean(dim=(2, 4)).reshape(-1, *rest)
+    return fitted
 
 
 def check_share(recipe: Recipe, processes: int) -> None:
