@@ -16,7 +16,8 @@ from waifu4x.errors import UsageError
 from waifu4x.resample import imresize
 from waifu4x.train import spoiling
 from waifu4x.train.captions import with_caption
-from waifu4x.train.degrade import DEGRADATIONS, SECOND_STAGE, Jpeg, Real, Stage, build
+from waifu4x.train.degrade import DEGRADATIONS, Jpeg, build
+from waifu4x.train.real import SECOND_STAGE, Real, Stage
 from waifu4x.train.spoiling import MODES, Mode
 
 # Everything on, often: no branch is left to chance.
@@ -339,7 +340,7 @@ def test_facts_are_plain_and_enough() -> None:
     ("kind", "options", "words"),
     [
         ("reel", {}, "no degradation 'reel'; did you mean 'real'?"),
-        ("zzz", {}, "known are bicubic, jpeg, real"),
+        ("zzz", {}, "known are bicubic, jpeg, web, real"),
         ("jpeg", {"qualty": [3, 4]}, "unknown key 'qualty'; did you mean 'quality'?"),
         ("jpeg", {"scale": 2}, "the scale is the network's"),
         ("jpeg", {"quality": 50}, "quality = 50 must be like [30, 95]"),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 from training import (
     GAN,
     PIXEL,
@@ -28,7 +29,6 @@ from training import (
     trainer,
     with_losses,
 )
-from torch.nn import functional
 from typer.testing import CliRunner
 
 from waifu4x import checkpoints, pictures, weights

@@ -133,15 +133,16 @@ def run(
     # Each is let go again: a later one that is damaged should not cost what an earlier one took.
     for model in plan.models:
         if not is_filter(model):
-            _network(model, plan, on_download=on_download)
+            for scale in plan.scales:
+                _network(model, plan, scale=scale, on_download=on_download)
     told = _Told(call=on_progress, total=plan.total)
     by_model: list[list[Result]] = []
     for model in plan.models:
-        subject = _open(model, plan)
+        subjects = {scale: _open(model, plan, scale=scale) for scale in plan.scales}
         by_model.append(
             [
                 _measure(
-                    subject,
+                    subjects[scale],
                     plan,
                     dataset,
                     scale=scale,
@@ -200,7 +201,11 @@ def _check_pictures(plan: Plan, partners: Mapping[tuple[Path, int], Mapping[Path
 
 
 def _network(
-    model: ModelName, plan: Plan, *, on_download: Callable[[int, int], None] | None = None
+    model: ModelName,
+    plan: Plan,
+    *,
+    scale: int,
+    on_download: Callable[[int, int], None] | None = None,
 ) -> Upscaler:
     return open_upscaler(
         model,
@@ -209,10 +214,11 @@ def _network(
         engine=plan.engine,
         offline=plan.offline,
         on_download=on_download,
+        scale=scale,
     )
 
 
-def _open(model: ModelName, plan: Plan) -> _Subject:
+def _open(model: ModelName, plan: Plan, *, scale: int) -> _Subject:
     """A filter is no network, and has neither device nor precision nor engine."""
     if is_filter(model):
         return _Subject(
@@ -225,7 +231,7 @@ def _open(model: ModelName, plan: Plan) -> _Subject:
         )
     from waifu4x.bench.cost import measure_cost  # imports torch
 
-    upscaler = _network(model, plan)
+    upscaler = _network(model, plan, scale=scale)
     opened, runner = upscaler.model, upscaler.runner
     assert runner is not None
     assert not isinstance(opened, str)

@@ -88,8 +88,8 @@ def bench(
         str,
         typer.Option(
             metavar="Q[,Q...]",
-            help="Save what was shrunk as JPEG of each quality, 1 to 100, and read it again; clean "
-            "is not to. Papers' figures are of clean pictures.",
+            help="What was shrunk is compressed, as JPEG of each quality, 1 to 100; clean: not at "
+            "all. Papers' figures are of clean pictures.",
             rich_help_panel=_HOW,
         ),
     ] = "clean",

@@ -47,7 +47,7 @@ def train(
     degradation: Annotated[
         str | None,
         typer.Option(
-            help="bicubic, jpeg or real: how small pictures are made.", rich_help_panel=_WHAT
+            help="bicubic, jpeg, web or real: how small pictures are made.", rich_help_panel=_WHAT
         ),
     ] = None,
     batch: Annotated[int | None, typer.Option(rich_help_panel=_WHAT)] = None,

@@ -19,7 +19,7 @@ _VALIDATED_SHARE = {"photo": 0.10, "art": 0.07}
 
 
 def side_of(source: str, *, validated_share: float) -> str:
-    """"val" or "train", for every crop of one source alike."""
+    """ "val" or "train", for every crop of one source alike."""
     digest = hashlib.sha256(source.encode()).digest()
     drawn = int.from_bytes(digest[:8], "big") / 2.0**64
     return "val" if drawn < validated_share else "train"

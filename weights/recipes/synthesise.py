@@ -5,9 +5,9 @@
 Four kinds in turn, 512×512 px each: captions as memes have them over photographs (of FOLDER) or
 gradients, screens with text and boxes, drawings of flat colours with outlines, and line art with
 hatching and screentones. Everything is drawn in four times the size and averaged down. Texts are in
-the open fonts that this machine has (DejaVu, Liberation, Lato, Open Sans, Comic Neue, Roboto, League
-Spartan, Noto CJK; see _OPEN_FONTS); which of them it found is printed. The same fonts and the same
-seed give the same pictures.
+the open fonts that this machine has (DejaVu, Liberation, Lato, Open Sans, Comic Neue, Roboto,
+League Spartan, Noto CJK; see _OPEN_FONTS); which of them it found is printed. The same fonts and
+the same seed give the same pictures.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ _OPEN_FONTS = (
     *("Roboto-", "LeagueSpartan", "NotoSansCJK", "NotoSerifCJK"),
 )
 _BOLD = ("Bold", "Black", "Heavy")
-_WORDS = (
+_PROSE = (
     "when you open the door and the cat has been waiting there all night long again nobody me at "
     "three in the morning why is it always like this please send help before Monday 100% real 2026 "
     "settings account privacy cancel OK download file edit view search results for version error "
     "lorem ipsum quick brown fox jumps over lazy dog sphinx of black quartz judge my vow"
-).split()
-_KANA = "これは猫ではありません。今日も雨が降っているのに、空は青い。大きな声で笑った！ありがとう？漫画"
+)
+_KANA = (
+    "これは猫ではありません。今日も雨が降っているのに、空は青い。大きな声で笑った！ありがとう？漫画"
+)
 
 Point = tuple[float, float]
 Colour = tuple[int, int, int]
@@ -68,7 +70,7 @@ def _text(random: np.random.Generator, words: int, *, kana: bool = False) -> str
     if kana:
         start = int(random.integers(len(_KANA) - 8))
         return _KANA[start : start + 2 * words]
-    return " ".join(random.choice(_WORDS, size=words))
+    return " ".join(random.choice(_PROSE.split(), size=words))
 
 
 def _colour(random: np.random.Generator, low: int = 0, high: int = 256) -> Colour:
@@ -245,8 +247,9 @@ def line_art(random: np.random.Generator, photos: Sequence[Path]) -> Image.Image
         box = draw.textbbox(place, text, font=font)
         margin = 6 * _TIMES
         bubble = (box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin)
-        draw.rounded_rectangle(bubble, radius=20 * _TIMES, fill=(255, 255, 255), outline=(0, 0, 0),
-                               width=2 * _TIMES)
+        draw.rounded_rectangle(
+            bubble, radius=20 * _TIMES, fill=(255, 255, 255), outline=(0, 0, 0), width=2 * _TIMES
+        )
         draw.text(place, text, font=font, fill=(0, 0, 0))
     small = canvas.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX)
     return Image.eval(small, lambda level: 255 - level) if random.random() < 0.15 else small
