@@ -5,7 +5,7 @@ A module imports only from rows above its own:
      0  errors  version  plugins  jxl_header  strips  ordered
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
      1  palettes  pages  png_stream  engines.openvino_quietly  engines.openvino_gpus
-     1  given_files  model_facts
+     1  given_files  model_facts  traits
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
      2  strip_colors  picking
      3  decoders  encoders  key_layouts  engines  tensor_values
@@ -63,7 +63,7 @@ WITHOUT_TORCH = (
         "encoders",
         "weights",
     ),
-    *("strips", "streaming", "huge.reading", "huge.writing", "picking"),
+    *("strips", "streaming", "huge.reading", "huge.writing", "picking", "traits"),
     *("pictures", "upscaler", "models", "engines", "tiled", "tile_sizes", "windows", "devices"),
     *("kept_starts", "model_facts", "given_files", "engines.openvino_compiled"),
     *("bench.metrics", "bench.datasets", "bench.protocol", "bench.measures", "bench.niqe"),

@@ -12,10 +12,10 @@ from waifu4x.sizes import Target
 from waifu4x.upscaler import Facts, Options, Progress, Upscaler
 
 MODEL_FOR: Mapping[tuple[picking.Kind, bool], str] = {
-    ("photo", True): "waifu4x-photo",
-    ("photo", False): "waifu4x-photo",
     ("art", True): "waifu4x-art",
-    ("art", False): "waifu4x-art",
+    ("photo", True): "waifu4x-photo",
+    ("art", False): "waifu4x-clean",
+    ("photo", False): "waifu4x-clean",
 }
 """By what `picking.look` says, kind and compressed. All of them are of one network, so that what is
 planned for one holds for every other."""
@@ -39,6 +39,11 @@ class AutoUpscaler(Upscaler):
     @property
     def name(self) -> str:
         return catalog.AUTO
+
+    @property
+    def label(self) -> str:
+        # Known before any picture is looked at, and the same for all of a folder.
+        return "waifu4x"
 
     @property
     def identity(self) -> str:

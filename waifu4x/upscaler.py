@@ -114,8 +114,13 @@ class Upscaler:
 
     @property
     def name(self) -> str:
-        """The model's name, as it appears in output names."""
+        """The model's name."""
         return self.model if isinstance(self.model, str) else self.model.name
+
+    @property
+    def label(self) -> str:
+        """What it is called in the names of outputs."""
+        return self.name
 
     @property
     def identity(self) -> str:

@@ -88,7 +88,7 @@ def make(
         PictureReadError: there is no picture at all.
         PictureWriteError: nothing could be written into the output folder, or onto its disk.
     """
-    folder = outputs.folder_for(request, upscaler.name)
+    folder = outputs.folder_for(request, upscaler.label)
     several = sources.means_several(request.inputs)
     if folder is not None:
         outputs.check_folder(folder)
@@ -245,7 +245,7 @@ class _Maker:
             name = naming.fill_template(
                 request.name,
                 source=path,
-                model=self.upscaler.name,
+                model=self.upscaler.label,
                 scale=request.target.factor(job.header.width_px, job.header.height_px),
                 size_px=job.size_px,
                 suffix=suffix,
@@ -254,7 +254,7 @@ class _Maker:
         addition = request.suffix or ""
         if request.suffix is None and self.folder is None:
             label = naming.size_label(request.target, job.size_px)
-            addition = f"_{self.upscaler.name}_{label}"
+            addition = f"_{self.upscaler.label}_{label}"
         return below / f"{stem}{addition}{suffix}"
 
     def _named_file(self, target: Path, job: Job) -> Path:
