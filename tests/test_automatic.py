@@ -22,13 +22,13 @@ LIGHT = Picture(pixels=np.full((4, 4, 3), 255, np.uint8))
 
 
 def look(pixels: np.ndarray) -> picking.Look:
-    """Dark pictures are photographs."""
+    """Dark pictures are photographs; all are compressed."""
     is_art = bool(pixels.mean() > 100)
     return picking.Look(
         kind="art" if is_art else "photo",
-        compressed=False,
+        compressed=True,
         art_share=float(is_art),
-        compressed_share=0.0,
+        compressed_share=1.0,
     )
 
 
@@ -53,7 +53,7 @@ def test_each_picture_gets_its_model_which_is_opened_once(opened: list[str]) -> 
     first = list(opened)
     told = [upscaler.upscale(p, Target(scale=2))[1].model for p in (DARK, LIGHT, DARK, LIGHT)]
     assert told == ["nearest", "lanczos", "nearest", "lanczos"]
-    assert first == opened[:1]
+    assert first == ["waifu4x-art"]
     assert sorted(opened) == ["waifu4x-art", "waifu4x-photo"]
 
 
@@ -87,18 +87,28 @@ def test_a_model_gives_way_to_its_sibling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "model"), [("photo", "waifu4x-photo"), ("anime", "waifu4x-art")]
+    ("example", "quality", "model"),
+    [
+        ("photo", 60, "waifu4x-photo"),
+        ("anime", 60, "waifu4x-art"),
+        ("anime", None, "waifu4x-clean"),
+    ],
 )
-def test_it_is_taken_unasked_and_told(example: str, model: str, tmp_path: Path) -> None:
+def test_it_is_taken_unasked_and_told(
+    example: str, quality: int | None, model: str, tmp_path: Path
+) -> None:
     source, output = tmp_path / f"{example}.png", tmp_path / "out.png"
     whole = pictures.read(EXAMPLES / f"{example}.png")
     small = whole.with_pixels(whole.pixels[:64, :96].copy(), None)
-    files.write_bytes(source, pictures.encode(small, format="PNG"))
+    files.write_bytes(
+        source, pictures.encode(small, format="JPEG" if quality else "PNG", quality=quality)
+    )
     done = CliRunner().invoke(app, ["upscale", str(source), "-o", str(output), "--json", "-v"])
     assert done.exit_code == 0, done.stderr
-    kind, facts = model.rpartition("-")[2], json.loads(done.stdout)
+    facts = json.loads(done.stdout)
+    kind = f"{'photo' if example == 'photo' else 'art'}, {'compressed' if quality else 'clean'}"
     assert facts["model"] == model
-    assert facts["picked"].startswith(f"{kind}, ")
-    assert f"{model} ({kind}, " in done.stderr
+    assert facts["picked"].startswith(f"{kind} (")
+    assert f"{model} ({kind} (" in done.stderr
     assert pictures.read(output).pixels.shape == (256, 384, 3)
     assert model in CliRunner().invoke(app, ["info", str(output)]).stdout

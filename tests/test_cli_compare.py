@@ -139,7 +139,7 @@ def test_existing_files_are_kept_unless_told(tmp_path: Path) -> None:
 def test_every_model_at_hand_is_run_by_default(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", size=(16, 16))
     models = [row["model"] for row in told(run_all(source, "--json"))]
-    assert models[:2] == ["bicubic", "waifu4x-clean"]
+    assert models[:2] == ["bicubic", "waifu4x-art"]
     # Filters beside bicubic are no models that one chooses between; nothing is downloaded.
     assert not {"nearest", "lanczos", "RealESRGAN_x4plus"} & set(models)
 

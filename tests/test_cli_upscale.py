@@ -627,7 +627,7 @@ def test_a_folder_becomes_a_folder_beside_it(place: Path) -> None:
 @pytest.mark.parametrize("model", ["nearst", "waifu4x-fest", "no-such.pth", "./no.safetensors"])
 def test_unknown_models(place: Path, model: str) -> None:
     told = refused(run(place / "a.png", "-m", model), code=2)
-    nearest_names = {"nearst": "nearest", "waifu4x-fest": "waifu4x-clean"}
+    nearest_names = {"nearst": "nearest", "waifu4x-fest": "waifu4x-fast"}
     assert nearest_names.get(model, "there is no file") in told
 
 

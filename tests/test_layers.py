@@ -14,7 +14,7 @@ A module imports only from rows above its own:
      5  weights  tiled  provenance  animations  headers  onnx_bytes  kept_starts
      5  enlarging
      6  onnx_files  upscaler  strip_stages  huge
-     7  streaming
+     7  streaming  automatic
      8  batch  models  blending  exporting
      9  bench
     10  train  compare

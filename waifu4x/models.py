@@ -55,37 +55,25 @@ def open_upscaler(
     """
     chosen = options or Options()
     kind = _kind(model) if isinstance(model, str) else None
-    if kind == "features":
-        raise UsageError(
-            f"{model} enlarges nothing: it holds the features that training compares pictures by; "
-            f"`waifu4x models list` shows the models"
-        )
     if kind == "resample":
         choices = device, precision, engine, tile_px, tta, compiled
         is_bare = choices == ("auto", "auto", "auto", None, False, False)
         return _filter(str(model), chosen, is_bare=is_bare)
-    wishes = _Wishes(device=device, precision=precision, engine=engine, compiled=compiled)
-
-    def opened_as(found: weights.ResolvedWeights) -> Upscaler:
-        loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
-        runner = TiledRunner(
-            loaded,
-            precision=precision,
-            engines_folder=conversions_folder(),
-            tile_px=tile_px,
-            tta=tta,
-            memory_bytes=memory_bytes,
-            opened=opened,
-        )
-        return Upscaler(model=loaded, runner=runner, options=chosen)
-
+    wishes = _Wishes(
+        device=device,
+        precision=precision,
+        engine=engine,
+        compiled=compiled,
+        tile_px=tile_px,
+        tta=tta,
+        memory_bytes=memory_bytes,
+        options=chosen,
+    )
     if model == catalog.AUTO:
-        return automatic.open_auto(
-            lambda row: opened_as(weights.resolve(row.name)), scale=scale, options=chosen
-        )
+        return automatic.open_auto(lambda row: _of_row(row, wishes), scale=scale, options=chosen)
     if kind is not None:
         model = catalog.for_scale(weights.find(str(model)), scale).name
-    return opened_as(weights.resolve(model, offline=offline, on_progress=on_download))
+    return _network(weights.resolve(model, offline=offline, on_progress=on_download), wishes)
 
 
 def _filter(name: str, options: Options, *, is_bare: bool) -> Upscaler:
@@ -100,12 +88,34 @@ def _filter(name: str, options: Options, *, is_bare: bool) -> Upscaler:
 
 @dataclass(frozen=True, kw_only=True)
 class _Wishes:
-    """What runs a network; see `open_upscaler`."""
+    """What runs a network, and how; see `open_upscaler`."""
 
     device: str
     precision: str
     engine: str
     compiled: bool
+    tile_px: int | None
+    tta: bool
+    memory_bytes: int | None
+    options: Options
+
+
+def _of_row(row: catalog.CatalogRow, wishes: _Wishes) -> Upscaler:
+    return _network(weights.resolve(row.name), wishes)
+
+
+def _network(found: weights.ResolvedWeights, wishes: _Wishes) -> Upscaler:
+    loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
+    runner = TiledRunner(
+        loaded,
+        precision=wishes.precision,
+        engines_folder=conversions_folder(),
+        tile_px=wishes.tile_px,
+        tta=wishes.tta,
+        memory_bytes=wishes.memory_bytes,
+        opened=opened,
+    )
+    return Upscaler(model=loaded, runner=runner, options=wishes.options)
 
 
 def _recalled(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, Opened] | None:
@@ -154,7 +164,14 @@ def conversions_folder() -> Path:
 
 
 def _kind(name: str) -> catalog.Kind | None:
+    """Raises UsageError where it is no model."""
     try:
-        return weights.find(name).kind
+        kind = weights.find(name).kind
     except UnknownModelError:
         return None  # a path, or nothing at all: `weights.resolve` says which
+    if kind == "features":
+        raise UsageError(
+            f"{name} enlarges nothing: it holds the features that training compares pictures by; "
+            f"`waifu4x models list` shows the models"
+        )
+    return kind
