@@ -169,7 +169,7 @@ def test_modules_named_in_contributing_exist() -> None:
 def test_models_and_recipes_that_are_named_exist(page: str) -> None:
     for _, call in [each for each in CALLS if each[0] == page and each[1][:1] == ["upscale"]]:
         model = parse(call).get("model")
-        if model and "/" not in model and model not in ("mine", "NAME", "my-model"):
+        if model and "/" not in model and model not in ("mine", "NAME", "my-model", catalog.AUTO):
             assert catalog.find(model)
     for name in re.findall(r"--recipe (\w+)", text_of(page)):
         assert name in recipe.preset_names()

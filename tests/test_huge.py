@@ -21,7 +21,7 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, metadata, pictures, streaming
+from waifu4x import checkpoints, metadata, picking, pictures, streaming
 from waifu4x.batch import limits, streamed
 from waifu4x.cli.app import app
 from waifu4x.cli.upscale_run import parse_memory
@@ -99,6 +99,23 @@ def both(source: Path, *options: object, format: str, model: object) -> tuple[Pa
         assert done.exit_code == 0, done.output
         assert told(done).get("streamed", False) == bool(memory)
     return made[0], made[1]
+
+
+def test_auto_looks_at_the_first_rows(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "_LOOKED_AT_ROWS", 40)
+    looked: list[np.ndarray] = []
+
+    def look(pixels: np.ndarray) -> picking.Look:
+        looked.append(pixels)
+        return picking.Look(kind="photo", compressed=True, art_share=0.25, compressed_share=1.0)
+
+    monkeypatch.setattr(picking, "look", look)
+    memory, strips = both(source, format="png", model="auto")
+    assert_same(memory, strips)
+    whole, top = looked
+    np.testing.assert_array_equal(top, whole[:40])
+    info = CliRunner().invoke(app, ["info", str(strips)])
+    assert "waifu4x-photo" in info.stdout
 
 
 def assert_same(one: Path, other: Path) -> None:
