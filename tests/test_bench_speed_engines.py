@@ -26,6 +26,7 @@ from waifu4x.bench import speed, speed_openers, speed_race, speed_truth
 from waifu4x.bench.sets import DataSet, open_set
 from waifu4x.bench.speed import measure
 from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
+from waifu4x.catalog import DEFAULT_MODEL
 from waifu4x.cli import bench_speed
 from waifu4x.cli.app import app
 from waifu4x.engines import FloatArray, Opened, Results, choice
@@ -437,7 +438,7 @@ def test_the_command(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     (wish,) = asked
     assert [dataset.name for dataset in wish["truth"]] == ["Set3"]
     assert (wish["scale"], wish["folder"]) == (2, conversions_folder())
-    assert wish["model"].name == "waifu4x-clean"
+    assert wish["model"].name == DEFAULT_MODEL
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["(automatic)", "openvino", "bf16", "6", "0.1", "–", "–", "51.0"] in lines
     assert ["--precision", "int8", "openvino", "int8", "12", "0.2", "–", "–", "0.032"] in lines

@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from waifu4x import pictures
 from waifu4x.bench import page, perceptual, run
 from waifu4x.bench.results import Report
+from waifu4x.catalog import DEFAULT_MODEL
 from waifu4x.cli import console
 from waifu4x.cli.app import app
 from waifu4x.errors import DiskFullError
@@ -73,9 +74,9 @@ def test_a_network_by_default(folder: Path) -> None:
     done = bench(folder, "--device", "cpu", "--precision", "fp32")
     assert done.exit_code == 0
     lines = rows(done.stdout)
-    assert (lines[0], lines[2][0], lines[3][0]) == (["Set3", "x4"], "bicubic", "waifu4x-clean")
+    assert (lines[0], lines[2][0], lines[3][0]) == (["Set3", "x4"], "bicubic", DEFAULT_MODEL)
     assert len(lines) == 4
-    wanted = measure("waifu4x-clean", folder, scale=4)
+    wanted = measure(DEFAULT_MODEL, folder, scale=4)
     assert lines[3][1] == f"{wanted.mean('psnr'):.2f}"
     # What a filter has not: so many parameters, and multiply-adds.
     assert lines[2][-2:] == ["–", "–"]

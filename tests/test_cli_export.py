@@ -12,6 +12,7 @@ import toys
 from typer.testing import CliRunner
 
 from waifu4x import checkpoints, exporting, weights
+from waifu4x.catalog import DEFAULT_MODEL
 from waifu4x.cli.app import app
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
@@ -123,7 +124,7 @@ def test_nothing_is_fetched_for_what_cannot_be(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(weights, "resolve", lambda name, **_: fetched.append(name))
     for name in ("bicubic", "vgg19"):
         assert refused(name, "--to", "safetensors") == (
-            f"{name} is no network that could be exported: name another, such as waifu4x-clean"
+            f"{name} is no network that could be exported: name another, such as {DEFAULT_MODEL}"
         )
     assert refused("waifu4x-clean", "--to", "torchscript", "--half").endswith("no --half")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -476,6 +477,7 @@ def _delta_e(data: bytes, reference: bytes) -> float:
     return float(np.sqrt(((labs[0] - labs[1]) ** 2).sum(axis=-1)).max())
 
 
+@cache  # it holds the time at which it was made
 def _profile(name: str) -> bytes:
     if name == "p3":
         return imagecodecs.cms_profile(

@@ -41,6 +41,8 @@ SMALL: dict[str, dict[str, str]] = {
     "fast": _RESNET,
     "realesrgan": _RRDB | _UNET,
     "realesrnet": _RRDB,
+    "small": _RESNET,
+    "small-web": _RESNET,
     "srcnn": {"generator.channels": "[4, 4]"},
     "srgan": _RESNET | _DENSE,
     "srgan-modern": _RESNET | _DENSE,
@@ -48,6 +50,8 @@ SMALL: dict[str, dict[str, str]] = {
     "srresnet": _RESNET,
     "srresnet-vgg22": _RESNET,
     "vdsr": {"generator.depth": "3", "generator.channels": "8"},
+    "web": _RESNET,
+    "web-gan": _RESNET | {"stages.0.discriminator.channels": "2"},
 }
 """What makes each of them small; also the list of all that ship."""
 _EVERYWHERE = {"data.batch": "2", "data.patch_px": "8"}
