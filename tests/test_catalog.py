@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from waifu4x import catalog
+from waifu4x import automatic, catalog
 from waifu4x.catalog import DEFAULT_MODEL, CatalogRow
 from waifu4x.errors import UnknownModelError, UsageError, WeightsError
 from waifu4x.networks import NETWORKS
@@ -71,9 +71,11 @@ def test_the_plain_filters_have_no_file_and_any_scale() -> None:
         assert (row.file, row.url, row.sha256, row.size_bytes, row.scale) == (None,) * 5
 
 
-def test_the_default_model_ships_and_comes_first() -> None:
+def test_what_is_taken_unasked_ships_and_comes_first() -> None:
     assert catalog.find(DEFAULT_MODEL).kind == "shipped"
-    assert ROWS[0].name == DEFAULT_MODEL
+    chosen_from = list(dict.fromkeys(automatic.MODEL_FOR.values()))
+    assert [row.name for row in ROWS[: len(chosen_from)]] == chosen_from
+    assert DEFAULT_MODEL in chosen_from
 
 
 def test_shipped_files_are_the_promised_ones() -> None:

@@ -21,8 +21,8 @@ from waifu4x.errors import UnknownModelError, WeightsError
 
 AUTO = "auto"
 """What is taken unasked: one of the shipped models, by the look of each picture."""
-DEFAULT_MODEL = "waifu4x-art"
-"""Where one model is needed, and none is named."""
+DEFAULT_MODEL = "waifu4x-clean"
+"""Where one model is needed, and none is named: measured on clean pictures it is the best."""
 CATALOG_FILE = "catalog.toml"
 
 Kind = Literal["resample", "shipped", "download", "user", "features"]
