@@ -4,7 +4,7 @@
 
 Four kinds in turn, 512×512 px each: captions as memes have them over photographs (of FOLDER) or
 gradients, screens with text and boxes, drawings of flat colours with outlines, and line art with
-hatching and screentones; with --flat, large fields of one colour instead. Everything is drawn in four times the size and averaged down. Texts are in
+hatching and screentones. Everything is drawn in four times the size and averaged down. Texts are in
 the open fonts that this machine has (DejaVu, Liberation, Lato, Open Sans, Comic Neue, Roboto,
 League Spartan, Noto CJK; see _OPEN_FONTS); which of them it found is printed. The same fonts and
 the same seed give the same pictures.
@@ -283,30 +283,18 @@ KINDS: tuple[Callable[[np.random.Generator, Sequence[Path]], Image.Image], ...] 
 )
 
 
-def flat(random: np.random.Generator, photos: Sequence[Path]) -> Image.Image:
-    """A few fields of one colour each, many of them gray or fully saturated."""
-    cells = int(random.choice([1, 2, 3]))
-    levels = random.integers(0, 256, (cells, cells, 3))
-    levels[random.random((cells, cells)) < 0.3] = random.integers(0, 256)
-    pure = random.random((cells, cells)) < 0.4
-    levels[pure] = 255 * random.integers(0, 2, (int(pure.sum()), 3))
-    picture = Image.fromarray(levels.astype(np.uint8))
-    return picture.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.NEAREST)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=480)
     parser.add_argument("--photos", type=Path, help="photographs for the captions")
-    parser.add_argument("--flat", action="store_true", help="fields of one colour, nothing else")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     photos = sorted(given.photos.iterdir()) if given.photos else []
     for number in range(given.count):
         random = np.random.default_rng([given.seed, number])
-        kind = flat if given.flat else KINDS[number % len(KINDS)]
+        kind = KINDS[number % len(KINDS)]
         kind(random, photos).save(given.out / f"{kind.__name__}-{number:04}.png")
     print(f"{given.count} pictures; fonts: {', '.join(path.stem for path in open_fonts())}")
 
