@@ -55,18 +55,19 @@ class Degradation(Options, ABC):
         return {"kind": self.kind, "scale": scale, "options": options}
 
 
-def captioned(
-    hr: Uint8Array,
-    random: np.random.Generator,
-    *,
-    chance: float,
-    height_px: tuple[float, float],
-    scale: int,
-) -> Uint8Array:
-    """With a caption by chance; `height_px` in low-resolution pixels."""
-    if random.random() >= chance:
-        return hr
-    return with_caption(hr, random, height_px=(scale * height_px[0], scale * height_px[1]))
+@dataclass(frozen=True, kw_only=True)
+class Captioned(Degradation):
+    """One that draws a caption into some pictures first, as memes have them."""
+
+    caption_chance: float = 0.05
+    caption_px: tuple[float, float] = (8.0, 28.0)
+    """The size of the caption's font, in low-resolution pixels."""
+
+    def prepare(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
+        if random.random() >= self.caption_chance:
+            return hr
+        low, high = self.caption_px
+        return with_caption(hr, random, height_px=(self.scale * low, self.scale * high))
 
 
 def whole(random: np.random.Generator, limits: tuple[int, int]) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from waifu4x.errors import UsageError
 from waifu4x.resample import imresize
 from waifu4x.train import spoiling
-from waifu4x.train.degradation import Degradation, captioned, whole
+from waifu4x.train.degradation import Captioned, Degradation, whole
 from waifu4x.train.options import changed, unknown
 from waifu4x.train.real import Real
 from waifu4x.train.spoiling import Uint8Array
@@ -63,7 +63,7 @@ class Jpeg(Degradation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Web(Degradation):
+class Web(Captioned):
     """What most pictures go through on their way to a user, and a tenth of `Real`'s work.
 
     Shrunk by one of the common filters, a little soft or too sharp at times, then compressed, not
@@ -87,18 +87,6 @@ class Web(Degradation):
     webp_chance: float = 0.1
     resave_chance: float = 0.15
     """Of being saved twice."""
-    caption_chance: float = 0.05
-    caption_px: tuple[float, float] = (8.0, 28.0)
-    """The size of the caption's font, in low-resolution pixels."""
-
-    def prepare(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
-        return captioned(
-            hr,
-            random,
-            chance=self.caption_chance,
-            height_px=self.caption_px,
-            scale=self.scale,
-        )
 
     def _degrade(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
         soft_px = 0.0

@@ -10,7 +10,7 @@ from typing import cast, get_args
 import numpy as np
 
 from waifu4x.train import spoiling
-from waifu4x.train.degradation import Degradation, captioned, whole
+from waifu4x.train.degradation import Captioned, whole
 from waifu4x.train.options import Options, require
 from waifu4x.train.spoiling import Codec, Float32Array, Mode, Shape, Uint8Array
 
@@ -75,7 +75,7 @@ SECOND_STAGE = Stage(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Real(Degradation):
+class Real(Captioned):
     """Real-ESRGAN's two stages, sharpening halos in the second, and saving again and again.
 
     Unlike there, resizing is antialiased, and grids of blocks begin anywhere, as in crops of whole
@@ -98,18 +98,6 @@ class Real(Degradation):
     rescale_chance: float = 0.3
     """Of being rescaled, and back, before it is saved again."""
     rescale_factor: tuple[float, float] = (0.6, 1.6)
-    caption_chance: float = 0.05
-    caption_px: tuple[float, float] = (8.0, 28.0)
-    """The size of the caption's font, in low-resolution pixels."""
-
-    def prepare(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
-        return captioned(
-            hr,
-            random,
-            chance=self.caption_chance,
-            height_px=self.caption_px,
-            scale=self.scale,
-        )
 
     def _degrade(self, hr: Uint8Array, random: np.random.Generator) -> Uint8Array:
         lr_px = (hr.shape[0] // self.scale, hr.shape[1] // self.scale)
