@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import shutil
 import threading
 import time
@@ -388,6 +389,13 @@ def test_a_network_of_another_scale(
     assert found.scale == scale
 
 
+def resident(size_bytes: int) -> mmap.mmap:
+    """New pages that were written to: those of malloc may be old ones that another test freed."""
+    block = mmap.mmap(-1, size_bytes)
+    np.frombuffer(block, dtype=np.uint8).fill(1)
+    return block
+
+
 def test_peak_memory(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not peaks._STATM.exists():
         pytest.skip("needs Linux")
@@ -396,20 +404,20 @@ def test_peak_memory(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         assert before is not None
         wanted = before + 60 * 2**20
         # It is only there once it is written to, and it is gone before the end.
-        held: Any = np.ones(64 * 2**20, dtype=np.uint8)
+        held: Any = resident(64 * 2**20)
         waiting, deadline_s = threading.Event(), time.monotonic() + 20
         while (memory.peak_bytes or 0) < wanted and time.monotonic() < deadline_s:
             waiting.wait(0.005)
-        held = None
+        held = held.close()
     assert held is None
     assert (memory.peak_bytes or 0) >= wanted
     # Where all is over before anybody looks, what is there at the end counts.
     monkeypatch.setattr(peaks, "_EVERY_S", 60.0)
     with PeakMemory("cpu") as memory:
         wanted = (memory.peak_bytes or 0) + 60 * 2**20
-        held = np.ones(64 * 2**20, dtype=np.uint8)
+        held = resident(64 * 2**20)
     assert (memory.peak_bytes or 0) >= wanted
-    del held
+    held.close()
     found = measure("bicubic", folder, scale=2)
     assert 2**20 < (found.peak_memory_bytes or 0) < 2**40
     for content in (None, b"", b"1", b"1 x"):
