@@ -50,6 +50,10 @@ class AutoUpscaler(Upscaler):
         return " ".join((catalog.AUTO, *(str(row.sha256) for row in self.rows.values())))
 
     def for_picture(self, picture: Picture) -> Upscaler:
+        """The upscaler of the model for it, opened now if it was not before.
+
+        Raises WeightsError where that model's file, or what pictures are judged by, is damaged.
+        """
         look = picking.look(picture.pixels)
         name = MODEL_FOR[look.kind, look.compressed]
         if name not in self._opened:
@@ -67,10 +71,10 @@ class AutoUpscaler(Upscaler):
 def open_auto(
     open: Callable[[catalog.CatalogRow], Upscaler], *, scale: float | None, options: Options
 ) -> AutoUpscaler:
-    """With the model that most plans are for opened already.
+    """All models of MODEL_FOR for one scale; the first, by which is planned, is opened already.
 
     Args:
-        open: as in `AutoUpscaler`.
+        open: as in `AutoUpscaler`; what it raises passes.
         scale: output over input; None when it is not known, or not the same for all pictures.
     """
     rows = {name: catalog.for_scale(catalog.find(name), scale) for name in MODEL_FOR.values()}
