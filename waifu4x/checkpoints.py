@@ -71,6 +71,7 @@ def load(path: Path, *, name: str | None = None, licence: str | None = None) -> 
         scales=stated_scales(file.metadata) if config.pre_upsampled else (config.scale,),
         size_multiple=config.size_multiple,
         receptive_radius_px=config.receptive_radius_px,
+        global_context=config.global_context,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sha256=file.sha256,
         licence=file.metadata.get("licence") if licence is None else licence,

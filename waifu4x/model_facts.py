@@ -28,10 +28,13 @@ class Model:
     """The factors the weights were trained for; None when the file does not say (any will run)."""
     size_multiple: int
     receptive_radius_px: int
-    """In pixels of the network's input: nothing farther away has any influence."""
+    """In pixels of the network's input: nothing farther away has any influence, unless
+    `global_context`."""
     parameters: int
     sha256: str
     """Of the file's bytes, as they were when it was loaded."""
     licence: str | None
     metadata: dict[str, str]
     path: Path
+    global_context: bool = False
+    """Every pixel of a tile has some influence on every other; see `NetworkConfig`."""

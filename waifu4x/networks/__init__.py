@@ -49,6 +49,15 @@ class NetworkConfig(Protocol):
         """In input pixels: no pixel farther away is guaranteed to have any influence."""
         ...
 
+    @property
+    def global_context(self) -> bool:
+        """Whether pooling or attention also lets every pixel look at the whole input.
+
+        If so, `receptive_radius_px` is that of the convolutions alone, and a picture in tiles is
+        not guaranteed to be that in one piece: each tile is its own whole.
+        """
+        ...
+
 
 class Network(NamedTuple):
     """The two classes that make a network: `module(config(...))`."""

@@ -38,6 +38,7 @@ class MSRResNetConfig:
     # Facts every network of this project states in its config.
     pre_upsampled = False
     size_multiple = 1
+    global_context = False
 
     def __post_init__(self) -> None:
         if self.tail not in ("staged", "direct"):

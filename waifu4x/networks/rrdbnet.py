@@ -31,6 +31,7 @@ class RRDBNetConfig:
 
     # A fact every network of this project states in its config.
     pre_upsampled = False
+    global_context = False
 
     def __post_init__(self) -> None:
         if min(self.blocks, self.channels, self.growth, self.unshuffle, self.channels_in) < 1:

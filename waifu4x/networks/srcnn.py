@@ -26,6 +26,7 @@ class SRCNNConfig:
     scale = 1
     pre_upsampled = True
     size_multiple = 1
+    global_context = False
 
     def __post_init__(self) -> None:
         if len(self.kernels) != 3 or any(k < 1 or k % 2 == 0 for k in self.kernels):

@@ -29,6 +29,7 @@ class SRVGGNetCompactConfig:
     # Facts every network of this project states in its config.
     pre_upsampled = False
     size_multiple = 1
+    global_context = False
 
     def __post_init__(self) -> None:
         if min(self.scale, self.channels, self.channels_in) < 1 or self.convs < 0:

@@ -28,6 +28,7 @@ class VDSRConfig:
     scale = 1
     pre_upsampled = True
     size_multiple = 1
+    global_context = False
 
     def __post_init__(self) -> None:
         if self.depth < 2 or self.channels < 1 or self.channels_in < 1:
