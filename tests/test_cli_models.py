@@ -116,7 +116,7 @@ def test_list_as_json(cached: Path) -> None:
         "name": "far", "kind": "download", "architecture": "srresnet", "scale": 4,
         "licence": "MIT", "good_for": "[bold]tests[/bold]",
         "url": "https://models.example/far.pth", "file": "far.pth", "sha256": SHA256,
-        "size_bytes": 7, "aliases": ["away"], "up_to_2x": None, "state": "downloaded",
+        "size_bytes": 7, "aliases": ["away"], "up_to": {}, "state": "downloaded",
         "path": str(cached),
     }  # fmt: skip
     assert told["bicubic"]["path"] is None

@@ -619,6 +619,17 @@ def test_a_damaged_row_is_named(
     assert weights.find("bicubic").kind == "resample"  # the catalogue needs no row of the user's
 
 
+def test_a_row_of_another_version_is_read(
+    load: list[Path], checkpoint: Path, own_home: Path
+) -> None:
+    row = weights.add(checkpoint, name="mine")
+    path = own_home / "models" / "mine.json"
+    facts = json.loads(path.read_bytes())
+    del facts["up_to"]
+    path.write_text(json.dumps({**facts, "up_to_2x": None}), encoding="utf-8")
+    assert weights.find("mine") == row
+
+
 def test_remove(
     server: Server, cataloged: CatalogRow, load: list[Path], checkpoint: Path, own_home: Path
 ) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -55,8 +55,9 @@ class CatalogRow:
     """64 lower-case hexadecimal digits."""
     size_bytes: int | None = None
     aliases: tuple[str, ...] = ()
-    up_to_2x: str | None = None
-    """The model for enlarging twice or less, trained for the same pictures."""
+    up_to: Mapping[int, str] = field(default_factory=dict, hash=False)
+    """The models for enlarging less, by how much at most: those of the same kind for other scales,
+    as {2: "waifu4x-art-x2"}."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,13 +141,14 @@ def find(name: str, *, also: Iterable[CatalogRow] = ()) -> CatalogRow:
 
 
 def for_scale(row: CatalogRow, scale: float | None) -> CatalogRow:
-    """The row for output over input = `scale`: its sibling for x2 where that is enough.
+    """The row for output over input = `scale`: the least of its siblings that is enough.
 
     None for a scale that is not known, or not the same for all pictures.
     """
-    if row.up_to_2x is None or scale is None or scale > 2.0:
+    if scale is None:
         return row
-    return find(row.up_to_2x)
+    enough = [most for most in row.up_to if scale <= most]
+    return find(row.up_to[min(enough)]) if enough else row
 
 
 def _row_from_table(table: dict[str, Any]) -> CatalogRow:
@@ -158,6 +160,7 @@ def _row_from_table(table: dict[str, Any]) -> CatalogRow:
         if required not in facts:
             raise ValueError(f"{facts.get('name')} has no {required}")
     facts["aliases"] = tuple(facts.get("aliases", ()))
+    facts["up_to"] = {int(most): name for most, name in facts.get("up_to", {}).items()}
     kind = facts.pop("kind", "shipped" if url is None else "download")
     if kind not in (FETCHED if url is not None else {"shipped"}):
         raise ValueError(f"{facts.get('name')} cannot be of kind {kind!r}")

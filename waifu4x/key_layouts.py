@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from waifu4x.errors import CheckpointError, UnknownNetworkError
 from waifu4x.given_files import printable
+from waifu4x.key_shapes import (
+    Metadata,
+    State,
+    as_colors,
+    conv_shape,
+    count_of,
+    rekeyed,
+    root_of,
+)
 from waifu4x.networks import NETWORKS, NetworkConfig
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNetConfig
@@ -29,8 +37,6 @@ from waifu4x.networks.vdsr import VDSRConfig
 ARCHITECTURE_KEY = "architecture"
 CONFIG_KEY = "config"
 
-State = Mapping[str, Tensor]
-Metadata = Mapping[str, str]
 Found = tuple[str, NetworkConfig, dict[str, Tensor]]
 # No number of a published network is larger; a stranger's config must not build a giant.
 _MAX_NUMBER = 4096
@@ -95,62 +101,15 @@ def _checked(value: object, hint: Any) -> Any:
     raise ValueError(f"{value!r} is out of place")
 
 
-def _conv(state: State, key: str) -> tuple[int, int, int]:
-    """(outputs, inputs, kernel size) of a square convolution; KeyError or ValueError if not one."""
-    out, into, height, width = state[f"{key}.weight"].shape
-    if height != width or height % 2 == 0 or min(out, into) < 1:
-        raise ValueError(key)
-    return out, into, height
-
-
-def _count(state: Iterable[str], pattern: str) -> int:
-    """How many keys match, when their one group counts from 0 without a gap; else ValueError."""
-    regex = re.compile(pattern)
-    numbers = {int(found.group(1)) for key in state if (found := regex.fullmatch(key))}
-    if numbers != set(range(len(numbers))):
-        raise ValueError(pattern)
-    return len(numbers)
-
-
-def _root(number: int) -> int:
-    """The integer whose square is `number`; ValueError if there is none."""
-    root = math.isqrt(number)
-    if root < 1 or root * root != number:
-        raise ValueError(str(number))
-    return root
-
-
-def _colors(count: int) -> int:
-    if count not in (1, 3):
-        raise ValueError(f"{count} colors")
-    return count
-
-
-def _rekeyed(state: State, rules: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """Every key rewritten by the first rule (regular expression, replacement) that matches it."""
-    compiled = [(re.compile(pattern), new) for pattern, new in rules]
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in state.items():
-        new_key = key
-        for regex, new in compiled:
-            if regex.match(key):
-                new_key = regex.sub(new, key, count=1)
-                break
-        if new_key in renamed:
-            raise ValueError(new_key)
-        renamed[new_key] = tensor
-    return renamed
-
-
 def _srcnn(state: State, metadata: Metadata) -> Found | None:
     """conv1, conv2, conv3 and nothing else."""
     if {key.partition(".")[0] for key in state} != {"conv1", "conv2", "conv3"}:
         return None
-    convs = [_conv(state, f"conv{number}") for number in (1, 2, 3)]
+    convs = [conv_shape(state, f"conv{number}") for number in (1, 2, 3)]
     config = SRCNNConfig(
         kernels=(convs[0][2], convs[1][2], convs[2][2]),
         channels=(convs[0][0], convs[1][0]),
-        channels_in=_colors(convs[0][1]),
+        channels_in=as_colors(convs[0][1]),
     )
     return "srcnn", config, dict(state)
 
@@ -158,7 +117,7 @@ def _srcnn(state: State, metadata: Metadata) -> Found | None:
 def _vdsr(state: State, metadata: Metadata) -> Found | None:
     """Own keys, or twtygqyy's: input, residual_layer.N.conv, output."""
     if "input.weight" in state and "output.weight" in state:
-        state = _rekeyed(
+        state = rekeyed(
             state,
             (
                 (r"input\.", "conv_first."),
@@ -166,25 +125,27 @@ def _vdsr(state: State, metadata: Metadata) -> Found | None:
                 (r"residual_layer\.(\d+)\.conv\.", r"body.\1."),
             ),
         )
-    hidden = _count(state, r"body\.(\d+)\.weight")
-    channels, colors, _ = _conv(state, "conv_first")
+    hidden = count_of(state, r"body\.(\d+)\.weight")
+    channels, colors, _ = conv_shape(state, "conv_first")
     if hidden == 0 or any(state[f"body.{n}.weight"].dim() != 4 for n in range(hidden)):
         return None
     bias = "conv_first.bias" in state
-    config = VDSRConfig(depth=hidden + 2, channels=channels, bias=bias, channels_in=_colors(colors))
+    config = VDSRConfig(
+        depth=hidden + 2, channels=channels, bias=bias, channels_in=as_colors(colors)
+    )
     return "vdsr", config, dict(state)
 
 
 def _srvggnet(state: State, metadata: Metadata) -> Found | None:
     """body.0, body.1, …: convolutions with PReLU slopes between them; the published keys."""
-    layers = _count(state, r"body\.(\d+)\.weight")
+    layers = count_of(state, r"body\.(\d+)\.weight")
     if layers < 3 or layers % 2 == 0 or any(not key.startswith("body.") for key in state):
         return None
     if any(state[f"body.{number}.weight"].dim() != 1 for number in range(1, layers, 2)):
         return None
-    channels, colors, _ = _conv(state, "body.0")
+    channels, colors, _ = conv_shape(state, "body.0")
     config = SRVGGNetCompactConfig(
-        scale=_root(_conv(state, f"body.{layers - 1}")[0] // _colors(colors)),
+        scale=root_of(conv_shape(state, f"body.{layers - 1}")[0] // as_colors(colors)),
         channels=channels,
         convs=(layers - 3) // 2,
         channels_in=colors,
@@ -194,17 +155,19 @@ def _srvggnet(state: State, metadata: Metadata) -> Found | None:
 
 def _msrresnet(state: State, metadata: Metadata) -> Found | None:
     """BasicSR's keys; without upconv1 the tail is direct."""
-    blocks = _count(state, r"body\.(\d+)\.conv1\.weight")
+    blocks = count_of(state, r"body\.(\d+)\.conv1\.weight")
     if blocks == 0 or "conv_after_body.weight" in state:
         return None
-    channels, colors, _ = _conv(state, "conv_first")
+    channels, colors, _ = conv_shape(state, "conv_first")
     if "upconv1.weight" in state:
-        scale = 4 if "upconv2.weight" in state else _root(_conv(state, "upconv1")[0] // channels)
+        scale = (
+            4 if "upconv2.weight" in state else root_of(conv_shape(state, "upconv1")[0] // channels)
+        )
         tail: Literal["staged", "direct"] = "staged"
     else:
-        scale, tail = _root(_conv(state, "conv_last")[0] // _colors(colors)), "direct"
+        scale, tail = root_of(conv_shape(state, "conv_last")[0] // as_colors(colors)), "direct"
     config = MSRResNetConfig(
-        scale=scale, blocks=blocks, channels=channels, tail=tail, channels_in=_colors(colors)
+        scale=scale, blocks=blocks, channels=channels, tail=tail, channels_in=as_colors(colors)
     )
     return "msrresnet", config, dict(state)
 
@@ -223,7 +186,7 @@ def _sequential_rrdb(state: State) -> dict[str, Tensor]:
     model.0 first, model.1.sub.N the blocks, model.1.sub.(last) body, then an upsampling every three
     positions (3, 6, …), and two and four positions after the last of them the final two.
     """
-    blocks = _count(state, r"model\.1\.sub\.(\d+)\.RDB1\.conv1\.0\.weight")
+    blocks = count_of(state, r"model\.1\.sub\.(\d+)\.RDB1\.conv1\.0\.weight")
     tops = {int(found.group(1)) for k in state if (found := re.match(r"model\.(\d+)\.", k))}
     ups = (len(tops) - 4) if blocks else -1
     if not 0 <= ups <= 4:
@@ -236,26 +199,26 @@ def _sequential_rrdb(state: State) -> dict[str, Tensor]:
         (rf"model\.{3 * ups + 2}\.", "conv_hr."),
         (rf"model\.{3 * ups + 4}\.", "conv_last."),
     ]
-    return _rekeyed(state, rules)
+    return rekeyed(state, rules)
 
 
 def _rrdbnet(state: State, metadata: Metadata) -> Found | None:
     """BasicSR's keys, ESRGAN's first ones (RRDB_trunk), and the sequential ones before those."""
     if "RRDB_trunk.0.RDB1.conv1.weight" in state:
-        state = _rekeyed(state, _FIRST_RRDB_RULES)
+        state = rekeyed(state, _FIRST_RRDB_RULES)
     elif "model.1.sub.0.RDB1.conv1.0.weight" in state:
         state = _sequential_rrdb(state)
-    blocks = _count(state, r"body\.(\d+)\.rdb1\.conv1\.weight")
+    blocks = count_of(state, r"body\.(\d+)\.rdb1\.conv1\.weight")
     if blocks == 0:
         return None
-    channels, colors_in, _ = _conv(state, "conv_first")
-    colors = _colors(_conv(state, "conv_last")[0])
+    channels, colors_in, _ = conv_shape(state, "conv_first")
+    colors = as_colors(conv_shape(state, "conv_last")[0])
     config = RRDBNetConfig(
         blocks=blocks,
         channels=channels,
-        growth=_conv(state, "body.0.rdb1.conv1")[0],
+        growth=conv_shape(state, "body.0.rdb1.conv1")[0],
         upsamplings=sum(f"conv_up{number}.weight" in state for number in (1, 2, 3, 4)),
-        unshuffle=_root(colors_in // colors),
+        unshuffle=root_of(colors_in // colors),
         channels_in=colors,
     )
     return "rrdbnet", config, dict(state)
@@ -270,7 +233,7 @@ _LEFTTHOMAS_RULES = (
 def _leftthomas(state: State) -> dict[str, Tensor]:
     """block1 first, block2 … the residual ones, then the middle, then upsampling and the end."""
     last = max(int(found.group(1)) for k in state if (found := re.match(r"block(\d{1,4})\.", k)))
-    stages = _count(state, rf"block{last}\.(\d+)\.conv\.weight")
+    stages = count_of(state, rf"block{last}\.(\d+)\.conv\.weight")
     middle = "bn_mid" if f"block{last - 1}.1.running_mean" in state else "prelu_mid"
     rules = [
         *_LEFTTHOMAS_RULES,
@@ -280,7 +243,7 @@ def _leftthomas(state: State) -> dict[str, Tensor]:
         (rf"block{last - 1}\.1\.", f"{middle}."),
         *((rf"block{number}\.", f"blocks.{number - 2}.") for number in range(2, last - 1)),
     ]
-    return _rekeyed(state, rules)
+    return rekeyed(state, rules)
 
 
 def _stated_output(metadata: Metadata, otherwise: Output) -> Output:
@@ -298,12 +261,12 @@ def _srresnet(state: State, metadata: Metadata) -> Found | None:
     output: Output = "signed"
     if "block1.0.weight" in state and "block2.conv1.weight" in state:
         state, output = _leftthomas(state), "tanh"
-    blocks = _count(state, r"blocks\.(\d+)\.conv1\.weight")
+    blocks = count_of(state, r"blocks\.(\d+)\.conv1\.weight")
     if blocks == 0 or "conv_mid.weight" not in state:
         return None
-    channels, colors, _ = _conv(state, "conv_in")
-    stages = _count(state, r"up\.(\d+)\.conv\.weight")
-    factor = _root(_conv(state, "up.0.conv")[0] // channels) if stages else 1
+    channels, colors, _ = conv_shape(state, "conv_in")
+    stages = count_of(state, r"up\.(\d+)\.conv\.weight")
+    factor = root_of(conv_shape(state, "up.0.conv")[0] // channels) if stages else 1
     middle: Middle = "norm" if "bn_mid.weight" in state else "plain"
     config = SRResNetConfig(
         scale=factor**stages if stages <= 4 else 0,
@@ -314,7 +277,7 @@ def _srresnet(state: State, metadata: Metadata) -> Found | None:
         body_bias="blocks.0.conv1.bias" in state,
         slope_per_channel=state["prelu_in.weight"].numel() > 1,
         output=_stated_output(metadata, output),
-        channels_in=_colors(colors),
+        channels_in=as_colors(colors),
     )
     return "srresnet", config, dict(state)
 

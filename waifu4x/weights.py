@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -387,8 +387,10 @@ def _row_path(name: str) -> Path:
 
 def _read_row(path: Path) -> CatalogRow:
     try:
-        facts = json.loads(path.read_bytes())
-        row = CatalogRow(**{**facts, "kind": "user", "aliases": ()})
+        stored = dict(json.loads(path.read_bytes()))
+        known = {fact.name for fact in fields(CatalogRow)}  # other versions may say more
+        facts = {name: stored[name] for name in known & stored.keys()}
+        row = CatalogRow(**{**facts, "kind": "user", "aliases": (), "up_to": {}})
         if Path(_file_of(row)).name != row.file or not row.sha256:
             raise ValueError("its file is not named by a plain name")
     except (OSError, ValueError, TypeError, UsageError) as error:

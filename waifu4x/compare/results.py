@@ -99,12 +99,12 @@ def at_hand() -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
     """The models that can run without a download, and those whose files are damaged or missing.
 
     Shipped ones come first, then downloaded ones, then the user's own. Nothing is hashed yet.
-    Those that stand in for another at x2 are not listed: it gives way to them.
+    Those that stand in for another at smaller scales are not listed: it gives way to them.
     """
     models: list[str] = []
     damaged: list[LeftOut] = []
     found = weights.list_available()
-    stand_ins = {available.row.up_to_2x for available in found}
+    stand_ins = {name for available in found for name in available.row.up_to.values()}
     for available in found:
         if available.row.kind in ("resample", "features") or available.row.name in stand_ins:
             continue

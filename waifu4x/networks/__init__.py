@@ -2,7 +2,9 @@
 
 Every network class takes one `config`, keeps it as `.config`, and maps x (N, C, h, w) in [0, 1] to
 (N, C, s·h, s·w) float32 in [0, 1], not clamped. Every config states the same facts (see
-`NetworkConfig`), which is how the rest of the program learns them.
+`NetworkConfig`), which is how the rest of the program learns them. One that gives several pictures
+of each input in train mode, (k·N, C, s·h, s·w) with the best last, states their number as
+`outputs_in_training`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from torch import nn
 
 from waifu4x.networks.msrresnet import MSRResNet, MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNet, RRDBNetConfig
+from waifu4x.networks.san import SAN, SANConfig
 from waifu4x.networks.srcnn import SRCNN, SRCNNConfig
+from waifu4x.networks.srfbn import SRFBN, SRFBNConfig
 from waifu4x.networks.srresnet import SRResNet, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSR, VDSRConfig
@@ -69,7 +73,9 @@ class Network(NamedTuple):
 NETWORKS: dict[str, Network] = {
     "msrresnet": Network(MSRResNetConfig, MSRResNet),
     "rrdbnet": Network(RRDBNetConfig, RRDBNet),
+    "san": Network(SANConfig, SAN),
     "srcnn": Network(SRCNNConfig, SRCNN),
+    "srfbn": Network(SRFBNConfig, SRFBN),
     "srresnet": Network(SRResNetConfig, SRResNet),
     "srvggnetcompact": Network(SRVGGNetCompactConfig, SRVGGNetCompact),
     "vdsr": Network(VDSRConfig, VDSR),

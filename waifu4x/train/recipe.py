@@ -28,6 +28,50 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionOptions:
+    """Content of three regions of a picture, each by layers of its own: SROBB's loss.
+
+    Weighs `weight` · Σ of `weights` (boundary, background, objects) times the content of the
+    region, which is compared by `criterion`; see `regions`.
+    """
+
+    boundary: Mapping[str, float] = field(default_factory=lambda: {"relu1_2": 1.0})
+    background: Mapping[str, float] = field(default_factory=lambda: {"relu4_3": 1.0})
+    objects: Mapping[str, float] = field(default_factory=lambda: {"relu5_4": 1.0})
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    criterion: Literal["l1", "mse"] = "mse"
+    weight: float = 0.006
+    boundary_px: int = 3
+    """The radius of the disk by which boundaries are widened, in high-resolution pixels."""
+    background_classes: tuple[int, ...] = ()
+    """Indices of label maps (``--labels``) that are background; every other one is an object."""
+    blur_px: float = 2.0
+    """Without labels: of what is sharper than this deviation, nothing is a boundary."""
+    edge_level: float = 0.04
+    """Without labels: a boundary is steeper, in the range of luma (0..1) a pixel."""
+    texture_px: float = 4.0
+    """Without labels: over which deviation texture is averaged."""
+    texture_level: float = 0.02
+    """Without labels: a background has more texture, as a deviation of luma (0..1)."""
+
+    def __post_init__(self) -> None:
+        weights = (*self.weights, self.weight, self.edge_level, self.texture_level)
+        _require(all(0.0 <= w < math.inf for w in weights), "weights and levels are 0 or more")
+        _require(self.boundary_px >= 0, "boundary_px is 0 or more")
+        _require(min(self.blur_px, self.texture_px) > 0.0, "blur_px and texture_px are above 0")
+        _require(bool(self.layers()), "some region must have a layer and a weight")
+
+    def layers(self) -> dict[str, Mapping[str, float]]:
+        """The layers of each region that counts, and their weights."""
+        found = {"boundary": self.boundary, "background": self.background, "objects": self.objects}
+        return {
+            name: layers
+            for (name, layers), weight in zip(found.items(), self.weights, strict=True)
+            if self.weight * weight * sum(layers.values()) > 0.0
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossOptions:
     """The weighted terms of a generator's loss; a weight of 0 leaves a term out."""
 
@@ -45,18 +89,29 @@ class LossOptions:
     tv_weight: float = 0.0
     fft_weight: float = 0.0
     gradient_weight: float = 0.0
+    rank_weight: float = 0.0
+    """Of the sum over a batch of what a ranker says: 0.03 for batches of 8; see `ranker`."""
+    ranker: str | None = None
+    """The ranker's file, where `--ranker` does not name one."""
+    regions: RegionOptions | None = None
 
     def __post_init__(self) -> None:
         weights = (
             *(self.pixel_weight, self.content_weight, self.gan_weight, self.tv_weight),
-            *(self.fft_weight, self.gradient_weight, *self.content.values()),
+            *(self.fft_weight, self.gradient_weight, *self.content.values(), self.rank_weight),
         )
         _require(all(0.0 <= w < math.inf for w in weights), "weights of losses are 0 or more")
         content = self.content_weight * sum(self.content.values())
         _require(
-            self.pixel_weight + self.fft_weight + self.gradient_weight + content > 0.0,
-            "some loss must compare with the truth: pixel, content, fft or gradient",
+            self.pixel_weight + self.fft_weight + self.gradient_weight + content > 0.0
+            or self.regions is not None,
+            "some loss must compare with the truth: pixel, content, regions, fft or gradient",
         )
+
+    def layers(self) -> tuple[str, ...]:
+        """Every layer of VGG-19 that is asked for, sorted."""
+        regions = {} if self.regions is None else self.regions.layers()
+        return tuple(sorted({*self.content, *(each for r in regions.values() for each in r)}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +177,39 @@ class StageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankingOptions:
+    """What a ranker learns from: patches of several systems, and which of them has more NIQE."""
+
+    systems: tuple[str, ...] = ("bicubic", "waifu4x-clean", "waifu4x-photo")
+    """Names of models, or files; the pictures that they enlarge are shrunk by `scale`."""
+    stride_px: int = 148
+    """From patch to patch, in high-resolution pixels."""
+    most_patches: int = 0
+    """Of one picture, spread evenly over those that can be used; 0 takes all."""
+    least_sharpness: float = 4.2
+    """The mean local deviation of luma, in levels of 255, that a patch must have; see `ranking`."""
+    least_difference: float = 0.1
+    """Pairs with less difference in NIQE are left out."""
+    border_px: int = 4
+    """Cut off every side of a patch before NIQE is measured."""
+    held_out: float = 0.1
+    """Share of the pictures that are not trained on, but asked about."""
+    margin: float = 0.5
+    limit: float = 5.0
+    """The ranker's values are clamped to -limit..limit in its loss."""
+
+    def __post_init__(self) -> None:
+        names = self.systems
+        _require(len(names) >= 2, "systems must be two or more, to be compared")
+        _require(len(set(names)) == len(names), "each of the systems must be another one")
+        _require(self.stride_px >= 1 and self.most_patches >= 0, "stride_px must be 1 or more")
+        levels = (self.least_sharpness, self.least_difference, self.border_px)
+        _require(all(0.0 <= level < math.inf for level in levels), "levels are 0 or more")
+        _require(0.0 <= self.held_out < 1.0, "held_out must lie in 0 <= h < 1")
+        _require(0.0 < self.margin < math.inf and self.limit > 0.0, "margin and limit are above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training run."""
 
@@ -130,6 +218,8 @@ class Recipe:
     """{network = "srresnet", scale = 4} and the numbers of its config."""
     stages: tuple[StageOptions, ...] = (StageOptions(),)
     data: DataOptions = field(default_factory=DataOptions)
+    ranking: RankingOptions | None = None
+    """Of a run that makes no generator but a ranker: {network = "ranker"}."""
 
     def __post_init__(self) -> None:
         network = self.generator.get("network")

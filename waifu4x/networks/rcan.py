@@ -1,0 +1,161 @@
+"""RCAN: residual groups of blocks that weigh their channels by what is in the whole picture.
+
+Zhang et al., "Image Super-Resolution Using Very Deep Residual Channel Attention Networks" (ECCV
+2018), https://arxiv.org/abs/1807.02758. Every block averages its features over the whole input, so
+a picture in tiles differs a little from that in one piece. Published weights work on the picture
+times 255 less the mean color of DIV2K; here both happen inside, and a picture in [0, 1] goes in and
+comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MEAN_RGB = (0.4488, 0.4371, 0.4040)
+"""Of the pictures of DIV2K, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RCANConfig:
+    """The numbers of one RCAN: `groups` times `blocks` blocks.
+
+    Attention goes through `channels` / `reduction` values. The features are those of the picture
+    times `pixel_range`, 255 or 1, less the mean color with `mean_shift`.
+    """
+
+    scale: int = 4
+    groups: int = 10
+    blocks: int = 20
+    channels: int = 64
+    reduction: int = 16
+    pixel_range: int = 255
+    mean_shift: bool = True
+    channels_in: int = 3
+
+    # Facts every network of this project states in its config.
+    pre_upsampled = False
+    size_multiple = 1
+    global_context = True
+
+    def __post_init__(self) -> None:
+        if self.scale not in (1, 2, 3, 4, 8):
+            raise ValueError(f"scale must be 1, 2, 3, 4 or 8, not {self.scale}")
+        if min(self.channels, self.reduction, self.channels_in) < 1:
+            raise ValueError("channels, reduction and channels_in must be positive")
+        if min(self.groups, self.blocks) < 0:
+            raise ValueError("groups and blocks must be at least 0")
+        if self.reduction > self.channels:
+            raise ValueError("reduction must leave one channel or more")
+        if self.pixel_range not in (1, 255):
+            raise ValueError(f"pixel_range must be 1 or 255, not {self.pixel_range}")
+        if self.mean_shift and self.channels_in != 3:
+            raise ValueError("mean_shift must be false for other pictures than RGB")
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The pixel-shuffle factors, in order: a 3 for x3, else twos."""
+        return (3,) if self.scale == 3 else (2,) * (self.scale.bit_length() - 1)
+
+    @property
+    def receptive_radius_px(self) -> int:
+        """How far the convolutions of one output pixel look to each side, in input pixels; exact.
+
+        Walks back from the output pixels inside one input pixel: `low` and `high` are the
+        positions seen, which a shuffle divides and a convolution widens.
+        """
+        low, high = -1, self.scale - 1 + 1  # conv_last at full size
+        for factor in reversed(self.stages):
+            low, high = low // factor - 1, high // factor + 1
+        trunk = 1 + self.groups * (2 * self.blocks + 1) + 1
+        return trunk + max(-low, high)
+
+
+class ChannelAttention(nn.Module):
+    """x: (N, C, h, w) -> x times a weight in (0, 1) for every channel."""
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(channels, channels // reduction, 1)
+        self.up = nn.Conv2d(channels // reduction, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A mean over many pixels loses its last digits where it is summed in half precision.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide).to(x.dtype)
+        return x * torch.sigmoid(self.up(functional.relu(self.down(mean))))
+
+
+class AttentionBlock(nn.Module):
+    """x: (N, C, h, w) -> x + attention(conv(relu(conv(x))))."""
+
+    def __init__(self, config: RCANConfig) -> None:
+        super().__init__()
+        wide = config.channels
+        self.conv1 = nn.Conv2d(wide, wide, 3, padding=1)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1)
+        self.attention = ChannelAttention(wide, config.reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attention(self.conv2(functional.relu(self.conv1(x), inplace=True)))
+
+
+class ResidualGroup(nn.Module):
+    """x: (N, C, h, w) -> x + conv(blocks(x))."""
+
+    def __init__(self, config: RCANConfig) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(AttentionBlock(config) for _ in range(config.blocks)))
+        self.conv = nn.Conv2d(config.channels, config.channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(self.blocks(x))
+
+
+class RCAN(nn.Module):
+    """x: (N, 3, h, w) RGB in [0, 1] -> (N, 3, s·h, s·w) float32, about [0, 1], not clamped."""
+
+    def __init__(self, config: RCANConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide, colors = config.channels, config.channels_in
+        # It is no weight, and so not in files; on the CPU also where the weights are left out.
+        mean = torch.tensor(MEAN_RGB if config.mean_shift else (0.0,), device="cpu")
+        self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
+        self.conv_first = nn.Conv2d(colors, wide, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualGroup(config) for _ in range(config.groups)))
+        self.conv_after_body = nn.Conv2d(wide, wide, 3, padding=1)
+        stages: list[nn.Module] = []
+        for factor in config.stages:
+            stages.append(nn.Conv2d(wide, wide * factor**2, 3, padding=1))
+            stages.append(nn.PixelShuffle(factor))
+        self.upsample = nn.Sequential(*stages)
+        self.conv_last = nn.Conv2d(wide, colors, 3, padding=1)
+
+    def _picture(self, features: Tensor, wide: torch.dtype) -> Tensor:
+        """The last convolution, in `wide`, as there is no skip: in bf16 a picture has 8 bits.
+
+        Not while training, where its rounding is far less than the loss it goes into.
+        """
+        if self.training:
+            return self.conv_last(features).to(wide)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.conv_last(features.to(wide))
+
+    def forward(self, x: Tensor) -> Tensor:
+        span = float(self.config.pixel_range)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        features = self.conv_first((x - self.mean) * span)
+        features = features + self.conv_after_body(self.body(features))
+        return self._picture(self.upsample(features), wide) / span + self.mean
+
+
+RCAN_SIZES: dict[str, RCANConfig] = {
+    "rcan-x2": RCANConfig(scale=2),
+    "rcan-x3": RCANConfig(scale=3),
+    "rcan-x4": RCANConfig(scale=4),
+    "rcan-x8": RCANConfig(scale=8),
+}
