@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
+from waifu4x import key_layouts_later
 from waifu4x.errors import CheckpointError, UnknownNetworkError
 from waifu4x.given_files import printable
 from waifu4x.key_shapes import (
@@ -48,7 +49,8 @@ def recognise(state: State, metadata: Metadata) -> Found:
     state: flat, prefixes stripped. metadata: of the file; a file written by this project states
     its network there, for others the output range of SRResNet may be stated (``output``).
     Raises UnknownNetworkError that names what was seen, and CheckpointError for a config that
-    makes no sense. Nothing is computed from the values of the tensors.
+    makes no sense. Nothing is computed from the values of the tensors, but for the stacks of
+    convolutions that SPAN is trained with: they are folded.
     """
     if metadata.get(ARCHITECTURE_KEY) in NETWORKS and CONFIG_KEY in metadata:
         name = metadata[ARCHITECTURE_KEY]
@@ -289,4 +291,8 @@ _LAYOUTS: tuple[Callable[[State, Metadata], Found | None], ...] = (
     _rrdbnet,
     _srresnet,
     _msrresnet,
+    key_layouts_later.edsr,
+    key_layouts_later.rcan,
+    key_layouts_later.span,
+    key_layouts_later.plksr,
 )

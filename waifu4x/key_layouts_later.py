@@ -30,9 +30,11 @@ from waifu4x.networks.span import SPANConfig
 
 Found = tuple[str, NetworkConfig, dict[str, Tensor]]
 
+_BASICSR = ("conv_first", "body", "conv_after_body", "upsample", "conv_last")
 # EDSR of this width diverges undamped, and all that were published are damped by 0.1.
 _DAMPED_FROM_CHANNELS = 256
-_SHIFTS = ("sub_mean", "add_mean")
+# Of a stack: a stranger's file must not make work.
+_MAX_CHANNELS = 1024
 
 
 def edsr(state: State, metadata: Metadata) -> Found | None:
@@ -49,9 +51,12 @@ def edsr(state: State, metadata: Metadata) -> Found | None:
         state = rekeyed(_without_shift(state), rules)
     elif "upsample.0.upsample_conv.weight" in state:
         pixel_range = 1
-        state = _plain_upsampling(state)
+        state = rekeyed(
+            state,
+            [(rf"upsample\.{n}\.upsample_conv\.", f"upsample.{2 * n}.") for n in range(4)],
+        )
     blocks = count_of(state, r"body\.(\d+)\.conv1\.weight")
-    if "conv_after_body.weight" not in state or any(".rcab." in key for key in state):
+    if blocks == 0 or not _has_only(state, _BASICSR):
         return None
     channels, colors, _ = conv_shape(state, "conv_first")
     config = EDSRConfig(
@@ -64,6 +69,50 @@ def edsr(state: State, metadata: Metadata) -> Found | None:
         channels_in=as_colors(colors),
     )
     return "edsr", config, dict(state)
+
+
+def _has_only(state: State, modules: tuple[str, ...]) -> bool:
+    """Whether no key is of another module: networks of others begin and end alike."""
+    return {key.partition(".")[0] for key in state} <= {*modules}
+
+
+def _shift(state: State) -> tuple[int, bool]:
+    """(range of pixels, whether the mean color is shifted) of the authors' layout.
+
+    ValueError where the layers that shift it do something else.
+    """
+    if "sub_mean.weight" not in state:
+        return 1, False
+    wanted = torch.tensor(MEAN_RGB), torch.eye(3).flatten()
+    for name, sign in (("sub_mean", -1.0), ("add_mean", 1.0)):
+        bias, weight = (state[f"{name}.{kind}"].float().flatten() for kind in ("bias", "weight"))
+        if len(bias) != 3 or not torch.equal(weight, wanted[1]):
+            raise ValueError(name)
+        ranges = [n for n in (255, 1) if torch.allclose(bias, sign * n * wanted[0], rtol=1e-3)]
+        if not ranges:
+            raise ValueError(name)
+    return ranges[0], True
+
+
+def _without_shift(state: State) -> dict[str, Tensor]:
+    shifts = ("sub_mean.", "add_mean.")
+    return {key: tensor for key, tensor in state.items() if not key.startswith(shifts)}
+
+
+def _ends_rules(blocks: int) -> tuple[tuple[str, str], ...]:
+    """What is before and after the blocks, in the authors' layout of EDSR and RCAN."""
+    return (
+        (r"head\.0\.", "conv_first."),
+        (rf"body\.{blocks}\.", "conv_after_body."),
+        (r"tail\.0\.", "upsample."),
+        (r"tail\.1\.", "conv_last."),
+    )
+
+
+def _scale(state: State, channels: int) -> int:
+    """Of convolutions with a pixel shuffle behind each: upsample.0, upsample.2, …"""
+    stages = sum(f"upsample.{2 * number}.weight" in state for number in range(4))
+    return root_of(conv_shape(state, "upsample.0")[0] // channels) ** stages if stages else 1
 
 
 def rcan(state: State, metadata: Metadata) -> Found | None:
@@ -81,7 +130,7 @@ def rcan(state: State, metadata: Metadata) -> Found | None:
             (block + r"3\.attention\.3\.", r"body.\1.blocks.\2.attention.up."),
         )
         state = rekeyed(state, rules)
-    if "body.0.blocks.0.attention.down.weight" not in state:
+    if not _has_only(state, _BASICSR):
         return None
     channels, colors, _ = conv_shape(state, "conv_first")
     config = RCANConfig(
@@ -135,7 +184,8 @@ def span(state: State, metadata: Metadata) -> Found | None:
         state = _without_stacks(state)
     channels, colors, _ = conv_shape(state, "conv_first")
     tail, joined, _ = conv_shape(state, "conv_cat")
-    if joined != 4 * channels:
+    ours = "conv_first", "blocks", "conv_after_blocks", "conv_cat", "conv_last"
+    if joined != 4 * channels or not _has_only(state, ours):
         return None
     config = SPANConfig(
         scale=root_of(conv_shape(state, "conv_last")[0] // as_colors(colors)),
@@ -149,6 +199,7 @@ def span(state: State, metadata: Metadata) -> Found | None:
     return "span", config, dict(state)
 
 
+_STACK = ("conv.0", "conv.1", "conv.2", "sk")
 _PART = re.compile(r"(?P<conv>.+)\.(?:sk|conv\.[012]|eval_conv)\.(?P<kind>weight|bias)")
 
 
@@ -179,23 +230,23 @@ def folded(state: Mapping[str, Tensor], key: str) -> tuple[Tensor, Tensor]:
     of the input with one pixel of zeros around it, plus a 1x1 one (``sk``). KeyError and ValueError
     where a part is missing or does not fit the others.
     """
-    tensors = {
-        name: state[f"{key}.{name}"].double()
-        for part in ("conv.0", "conv.1", "conv.2", "sk")
-        for name in (f"{part}.weight", f"{part}.bias")
-    }
-    into, kernel, out, beside = (
-        tensors[f"{part}.weight"] for part in ("conv.0", "conv.1", "conv.2", "sk")
+    into, kernel, out, beside = (state[f"{key}.{part}.weight"] for part in _STACK)
+    between = [state[f"{key}.{part}.bias"] for part in _STACK]
+    colors, middle, wide, channels = into.shape[1], kernel.shape[1], len(kernel), len(out)
+    shapes = (
+        *((middle, colors, 1, 1), (wide, middle, 3, 3), (channels, wide, 1, 1)),
+        *((channels, colors, 1, 1), (middle,), (wide,), (channels,), (channels,)),
     )
-    if kernel.shape[1:] != (len(into), 3, 3) or out.shape[1:] != (len(kernel), 1, 1):
+    found = [tensor.shape for tensor in (into, kernel, out, beside, *between)]
+    if found != [*shapes] or max(colors, middle, wide, channels) > _MAX_CHANNELS:
         raise ValueError(key)
-    if into.shape[2:] != (1, 1) or beside.shape != (len(out), into.shape[1], 1, 1):
-        raise ValueError(key)
-    weight = torch.einsum("om,mnyx,ni->oiyx", out[:, :, 0, 0], kernel, into[:, :, 0, 0])
-    weight[:, :, 1, 1] += beside[:, :, 0, 0]
+    biases = [bias.double() for bias in between]
+    ends = out.double()[:, :, 0, 0], into.double()[:, :, 0, 0]
+    weight = torch.einsum("om,mnyx,ni->oiyx", ends[0], kernel.double(), ends[1])
+    weight[:, :, 1, 1] += beside.double()[:, :, 0, 0]
     # The first one's bias is there around the input, too: at the border it counts as elsewhere.
-    bias = torch.einsum("mnyx,n->m", kernel, tensors["conv.0.bias"]) + tensors["conv.1.bias"]
-    return weight, out[:, :, 0, 0] @ bias + tensors["conv.2.bias"] + tensors["sk.bias"]
+    bias = torch.einsum("mnyx,n->m", kernel.double(), biases[0]) + biases[1]
+    return weight, ends[0] @ bias + biases[2] + biases[3]
 
 
 def plksr(state: State, metadata: Metadata) -> Found | None:
@@ -204,16 +255,16 @@ def plksr(state: State, metadata: Metadata) -> Found | None:
         state = _authors_plksr(state)
     elif "blocks.0.large.weight" not in state:
         return None
+    if not _has_only(state, ("conv_first", "blocks", "conv_last")):
+        return None  # such as an upsampler with weights
     channels, colors, _ = conv_shape(state, "conv_first")
     large_channels, _, large_kernel = conv_shape(state, "blocks.0.large")
-    kind: Kind = "plain"
-    if "blocks.0.norm.weight" in state:
-        kind = "layer" if _NORM_BEFORE in metadata else "group"
+    kind: Kind = "group" if "blocks.0.norm.weight" in state else "plain"
     config = PLKSRConfig(
         scale=root_of(conv_shape(state, "conv_last")[0] // as_colors(colors)),
         blocks=count_of(state, r"blocks\.(\d+)\.refine\.weight"),
         channels=channels,
-        kind=kind,
+        kind="layer" if "blocks.0.layer_norm.weight" in state else kind,
         large_kernel=large_kernel,
         large_channels=large_channels,
         mixer_kernels=(
@@ -224,3 +275,22 @@ def plksr(state: State, metadata: Metadata) -> Found | None:
         channels_in=colors,
     )
     return "plksr", config, dict(state)
+
+
+def _authors_plksr(state: State) -> dict[str, Tensor]:
+    """One sequence: feats.0 first, then the blocks, the last one last; RealPLKSR skips a number."""
+    blocks = sum(re.fullmatch(r"feats\.\d+\.refine\.weight", key) is not None for key in state)
+    rules = [
+        (r"feats\.0\.", "conv_first."),
+        (rf"feats\.{blocks + 1}\.|feats\.{blocks + 2}\.", "conv_last."),
+    ]
+    for number in range(blocks):
+        old, new = rf"feats\.{number + 1}\.", f"blocks.{number}."
+        rules += [
+            (old + r"channel?_mixer\.0\.", new + "mixer1."),
+            (old + r"channel?_mixer\.2\.", new + "mixer2."),
+            (old + r"lk\.conv\.", new + "large."),
+            (old + r"attn\.f\.0\.", new + "gate."),
+            (old, new),
+        ]
+    return rekeyed(state, rules)

@@ -388,8 +388,8 @@ def _row_path(name: str) -> Path:
 def _read_row(path: Path) -> CatalogRow:
     try:
         stored = dict(json.loads(path.read_bytes()))
-        known = {fact.name for fact in fields(CatalogRow)}  # other versions may say more
-        facts = {name: stored[name] for name in known & stored.keys()}
+        # Of what another version wrote, what this one knows.
+        facts = {f.name: stored[f.name] for f in fields(CatalogRow) if f.name in stored}
         row = CatalogRow(**{**facts, "kind": "user", "aliases": (), "up_to": {}})
         if Path(_file_of(row)).name != row.file or not row.sha256:
             raise ValueError("its file is not named by a plain name")

@@ -13,9 +13,13 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
+from waifu4x.networks.edsr import EDSR, EDSRConfig
 from waifu4x.networks.msrresnet import MSRResNet, MSRResNetConfig
+from waifu4x.networks.plksr import PLKSR, PLKSRConfig
+from waifu4x.networks.rcan import RCAN, RCANConfig
 from waifu4x.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from waifu4x.networks.san import SAN, SANConfig
+from waifu4x.networks.span import SPAN, SPANConfig
 from waifu4x.networks.srcnn import SRCNN, SRCNNConfig
 from waifu4x.networks.srfbn import SRFBN, SRFBNConfig
 from waifu4x.networks.srresnet import SRResNet, SRResNetConfig
@@ -71,9 +75,13 @@ class Network(NamedTuple):
 
 
 NETWORKS: dict[str, Network] = {
+    "edsr": Network(EDSRConfig, EDSR),
     "msrresnet": Network(MSRResNetConfig, MSRResNet),
+    "plksr": Network(PLKSRConfig, PLKSR),
+    "rcan": Network(RCANConfig, RCAN),
     "rrdbnet": Network(RRDBNetConfig, RRDBNet),
     "san": Network(SANConfig, SAN),
+    "span": Network(SPANConfig, SPAN),
     "srcnn": Network(SRCNNConfig, SRCNN),
     "srfbn": Network(SRFBNConfig, SRFBN),
     "srresnet": Network(SRResNetConfig, SRResNet),

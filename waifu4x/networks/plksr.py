@@ -18,8 +18,8 @@ from torch.nn import functional
 
 Kind = Literal["plain", "group", "layer"]
 
+# In no key and no shape; all that were published have so many.
 _GROUPS = 4
-_EPS = {"group": 1e-5, "layer": 1e-6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,23 +73,27 @@ class PLKSRConfig:
         return 1 + self.blocks * sum(kernel // 2 for kernel in kernels) + 1
 
 
-class Norm(nn.Module):
-    """x: (N, C, h, w) -> the same, its values around 0 and of about the size 1."""
+class GroupNorm(nn.GroupNorm):
+    """x: (N, C, h, w) -> each quarter of the channels with mean 0 and variance 1 over the input."""
 
-    def __init__(self, channels: int, kind: Kind) -> None:
-        super().__init__()
-        self.kind = kind
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+    def __init__(self, channels: int) -> None:
+        super().__init__(_GROUPS, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         # Squares of many values: fp16 would overflow, and bf16 has too few digits.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        eps = _EPS[self.kind]
-        if self.kind == "group":
-            return functional.group_norm(wide, _GROUPS, self.weight, self.bias, eps).to(x.dtype)
-        last = wide.permute(0, 2, 3, 1)
-        y = functional.layer_norm(last, (last.shape[-1],), self.weight, self.bias, eps)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return super().forward(x.to(wide)).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """x: (N, C, h, w) -> the channels of each pixel with mean 0 and variance 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        y = super().forward(x.to(wide).permute(0, 2, 3, 1))
         return y.permute(0, 3, 1, 2).to(x.dtype)
 
 
@@ -111,20 +115,18 @@ class Block(nn.Module):
         )
         self.gate = nn.Conv2d(wide, wide, 3, padding=1) if config.gate else None
         self.refine = nn.Conv2d(wide, wide, 1)
-        self.norm = Norm(wide, config.kind) if config.kind != "plain" else None
+        self.layer_norm = LayerNorm(wide) if config.kind == "layer" else None
+        self.norm = GroupNorm(wide) if config.kind == "group" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x) if self.norm is not None and self.kind == "layer" else x
-        y = self.mixer1(y)
+        y = self.mixer1(x if self.layer_norm is None else self.layer_norm(x))
         y = self.mixer2(functional.gelu(y) if self.kind == "plain" else functional.mish(y))
         part, rest = torch.split(y, self.split, dim=1)
         y = torch.cat((self.large(part), rest), 1)
         if self.gate is not None:
             y = y * torch.sigmoid(self.gate(y))
         y = self.refine(y)
-        if self.norm is not None and self.kind == "group":
-            y = self.norm(y)
-        return x + y
+        return x + (y if self.norm is None else self.norm(y))
 
 
 class PLKSR(nn.Module):

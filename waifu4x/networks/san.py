@@ -129,9 +129,9 @@ def square_root(matrices: Tensor) -> Tensor:
     roots of eigenvalues below a hundredth of their sum come out too small; trained weights count on
     that.
     """
-    trace = matrices.diagonal(dim1=1, dim2=2).sum(1).clamp(min=_LEAST_TRACE)[:, None, None]
-    y = matrices / trace
-    thrice = 3.0 * torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
+    one = torch.eye(matrices.shape[1], dtype=matrices.dtype, device=matrices.device)
+    trace = (matrices * one).sum((1, 2), keepdim=True).clamp(min=_LEAST_TRACE)
+    y, thrice = matrices / trace, 3.0 * one
     step = 0.5 * (thrice - y)
     y, z = y @ step, step
     for _ in range(_ITERATIONS - 2):
