@@ -25,6 +25,7 @@ from waifu4x.train.losses import (
     CharbonnierLoss,
     FourierLoss,
     GradientLoss,
+    GradientMagnitudeLoss,
     L1Loss,
     MSELoss,
     TotalVariationLoss,
@@ -113,6 +114,16 @@ def test_gradient_loss_by_hand() -> None:
     assert float(GradientLoss()(prediction + 0.5, prediction)) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_gradient_magnitude_by_hand() -> None:
+    ramp = torch.arange(5, dtype=torch.float64).expand(1, 1, 5, 5) / 10
+    # Central differences of 0.2 and 0.1 to the right in every inner pixel.
+    loss = GradientMagnitudeLoss()(ramp, ramp / 2)
+    assert float(loss) == pytest.approx((0.04 + 1e-6) ** 0.5 - (0.01 + 1e-6) ** 0.5, rel=1e-9)
+    # Which way a gradient lies does not count.
+    for other in (ramp.transpose(2, 3), 0.5 - ramp):
+        assert float(GradientMagnitudeLoss()(ramp, other)) == pytest.approx(0.0, abs=1e-12)
+
+
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
 def test_fourier_loss_is_that_of_the_two_spectra(size: tuple[int, int]) -> None:
     prediction, target = pictures(2, 3, *size)
@@ -137,7 +148,7 @@ def test_gradients_of_all_losses_are_right(name: str) -> None:
     assert torch.autograd.gradcheck(lambda p: loss(p, target), (prediction.requires_grad_(),))
 
 
-@pytest.mark.parametrize("name", [*PIXEL_LOSSES, "fft", "gradient"])
+@pytest.mark.parametrize("name", [*PIXEL_LOSSES, "fft", "gradient", "magnitude"])
 def test_pictures_of_different_shapes_are_refused_not_broadcast(name: str) -> None:
     with pytest.raises(ValueError, match=r"\(2, 3, 4, 4\), not \(1, 3, 4, 4\)"):
         (PIXEL_LOSSES | PICTURE_LOSSES)[name]()(torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 4))

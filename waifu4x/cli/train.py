@@ -88,7 +88,7 @@ def train(
     ] = None,
     extra_loss: Annotated[
         list[str] | None,
-        typer.Option(metavar="LOSS:WEIGHT", help="tv, fft, gradient.", rich_help_panel=_LOSSES),
+        typer.Option(metavar="LOSS:WEIGHT", help="tv, fft, gradient, magnitude.", rich_help_panel=_LOSSES),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_LOSSES)] = None,
     settings: Annotated[

@@ -10,7 +10,7 @@ from waifu4x.train import recipe
 from waifu4x.train.recipe import Recipe
 
 _LAST = "stages.-1"
-_EXTRA = ("tv", "fft", "gradient")
+_EXTRA = ("tv", "fft", "gradient", "magnitude")
 
 
 def recipe_of(

@@ -110,6 +110,27 @@ class GradientLoss(nn.Module):
         return _variation(prediction - target)  # forward differences are linear
 
 
+class GradientMagnitudeLoss(nn.Module):
+    """L1 between the lengths of the gradients: how much detail there is, whichever way it lies.
+
+    Ma et al., "Structure-Preserving Super Resolution with Gradient Guidance" (CVPR 2020),
+    https://arxiv.org/abs/2003.13081: central differences without normalisation, a root that is
+    smooth at 0. A smoothed texture is too short everywhere, and costs here although no pixel of it
+    is far off.
+    """
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        check_same_shape(prediction, target)
+        return (_steepness(prediction) - _steepness(target)).abs().mean()
+
+
+def _steepness(images: Tensor) -> Tensor:
+    """(N, C, H - 2, W - 2): the gradient's length in every inner pixel."""
+    right = images[..., 1:-1, 2:] - images[..., 1:-1, :-2]
+    down = images[..., 2:, 1:-1] - images[..., :-2, 1:-1]
+    return torch.sqrt(right.square() + down.square() + 1e-6)
+
+
 class TotalVariationLoss(nn.Module):
     """Anisotropic total variation of the prediction alone, per pixel value; the target is unused.
 
@@ -169,6 +190,7 @@ PIXEL_LOSSES: dict[str, type[PixelLoss]] = {
 PICTURE_LOSSES: dict[str, type[nn.Module]] = {
     "fft": FourierLoss,
     "gradient": GradientLoss,
+    "magnitude": GradientMagnitudeLoss,
     "tv": TotalVariationLoss,
 }
 """Losses on whole pictures that have no options."""
