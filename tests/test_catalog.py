@@ -27,13 +27,23 @@ def test_every_name_and_alias_means_one_model() -> None:
     assert [name for name, count in counts.items() if count > 1] == []
 
 
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [(1.5, "srcnn-x2"), (2, "srcnn-x2"), (2.1, "srcnn-x3"), (3, "srcnn-x3"), (3.5, "srcnn"),
+     (4, "srcnn"), (8, "srcnn"), (None, "srcnn")],
+)  # fmt: skip
+def test_the_least_sibling_that_is_enough_is_taken(asked: float | None, taken: str) -> None:
+    assert catalog.for_scale(catalog.find("srcnn"), asked).name == taken
+
+
 @pytest.mark.parametrize("row", WEIGHTED, ids=lambda row: row.name)
 def test_rows_with_weights_are_complete(row: CatalogRow) -> None:
     assert row.kind in ("shipped", "download", "features")
     assert re.fullmatch(r"[0-9a-f]{64}", row.sha256 or "")
     assert row.size_bytes is not None
     assert row.size_bytes > 0
-    assert row.scale in ((None,) if row in FEATURES else (1, 2, 3, 4, 8))
+    pre_upscaled = row.architecture in ("srcnn", "vdsr")
+    assert row.scale in ((None,) if row in FEATURES or pre_upscaled else (1, 2, 3, 4, 8))
     assert row in FEATURES or row.architecture in NETWORKS
     assert row.licence
     assert "\n" not in row.good_for

@@ -86,7 +86,12 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(path: Path, *, name: str, licence: str | None) -> Any:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return SimpleNamespace(
-            architecture="srresnet", scale=2, pre_upsampled=False, sha256=sha256, licence=licence
+            architecture="srresnet",
+            scale=2,
+            pre_upsampled=False,
+            any_scale=False,
+            sha256=sha256,
+            licence=licence,
         )
 
     module = ModuleType("waifu4x.checkpoints")

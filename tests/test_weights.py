@@ -494,7 +494,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         loaded.append(path)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return SimpleNamespace(
-            architecture="srresnet", scale=2, pre_upsampled=False, sha256=sha256, licence=licence
+            architecture="srresnet",
+            scale=2,
+            pre_upsampled=False,
+            any_scale=False,
+            sha256=sha256,
+            licence=licence,
         )
 
     module = ModuleType("waifu4x.checkpoints")
@@ -737,5 +742,5 @@ def test_adding_a_published_file_with_the_real_loader(published: Path) -> None:
 
 
 def test_a_network_that_is_given_an_upscaled_picture_has_no_scale_of_its_own(shared: Path) -> None:
-    row = weights.add(shared / "weights" / "vdsr" / "vdsr_twtygqyy.safetensors", name="vdsr")
+    row = weights.add(shared / "weights" / "vdsr" / "vdsr_twtygqyy.safetensors", name="deep")
     assert (row.architecture, row.scale, row.licence) == ("vdsr", None, "unknown")
