@@ -66,7 +66,8 @@ class SRCNN(nn.Module):
         nn.init.normal_(self.conv3.weight, std=0.001)
         passed = min(self.config.channels_in, *self.config.channels)
         for conv in (self.conv1, self.conv2, self.conv3):
-            nn.init.zeros_(conv.bias)
+            if conv.bias is not None:
+                nn.init.zeros_(conv.bias)
             middle = conv.kernel_size[0] // 2
             with torch.no_grad():
                 for color in range(passed):
