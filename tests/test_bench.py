@@ -211,8 +211,8 @@ def test_what_cannot_be_measured(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     requests: list[tuple[Path, dict[str, Any], str]] = [
         (folder, {"scale": 2, "protocol": "rgb9"}, "no protocol 'rgb9': use rgb8, "),
-        (folder, {"scale": 1}, "2 or more, not 1"),
-        (folder, {"scale": -3}, "2 or more, not -3"),
+        (folder, {"scale": 1}, "more than 1, not 1"),
+        (folder, {"scale": -3}, "more than 1, not -3"),
         (folder, {"scale": 16}, "is too small to measure at x16"),
         (folder, {"scale": 60}, "is too small to measure at x60"),
         (tmp_path / "empty", {"scale": 2}, "no pictures in"),

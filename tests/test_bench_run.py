@@ -225,7 +225,7 @@ def test_pictures_are_looked_at_first(folder: Path, seven: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"scales": (2, 1)}, "a scale to measure at is 2 or more, not 1"),
+        ({"scales": (2, 1)}, "a scale to measure at is more than 1, not 1"),
         ({"scales": ()}, "nothing to measure"),
         ({"measures": ()}, "nothing to measure"),
         ({"models": ()}, "nothing to measure"),

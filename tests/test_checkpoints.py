@@ -28,9 +28,20 @@ from torch import Tensor, nn
 from waifu4x.checkpoints import Model, load, read_state, recognise, save
 from waifu4x.errors import CheckpointError, UnknownNetworkError, UnsafeCheckpointError
 from waifu4x.networks import NETWORKS
+from waifu4x.networks.aplus import Aplus, AplusConfig
+from waifu4x.networks.autoencoder import Autoencoder, AutoencoderConfig
+from waifu4x.networks.edsr import EDSR, EDSRConfig
+from waifu4x.networks.metasr import MetaSR, MetaSRConfig
 from waifu4x.networks.msrresnet import MSRResNet, MSRResNetConfig
+from waifu4x.networks.plksr import PLKSR, PLKSRConfig
+from waifu4x.networks.ranksrgan import RankSRGAN, RankSRGANConfig
+from waifu4x.networks.rcan import RCAN, RCANConfig
 from waifu4x.networks.rrdbnet import RRDBNet, RRDBNetConfig
+from waifu4x.networks.san import SAN, SANConfig
+from waifu4x.networks.scsr import ScSR, ScSRConfig
+from waifu4x.networks.span import SPAN, SPANConfig
 from waifu4x.networks.srcnn import SRCNN, SRCNNConfig
+from waifu4x.networks.srfbn import SRFBN, SRFBNConfig
 from waifu4x.networks.srresnet import SRResNet, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSR, VDSRConfig
@@ -54,6 +65,24 @@ NETS: list[Callable[[], nn.Module]] = [
     lambda: MSRResNet(MSRResNetConfig(blocks=1, channels=6, scale=3)),
     lambda: MSRResNet(MSRResNetConfig(blocks=1, channels=6, scale=2)),
     lambda: MSRResNet(MSRResNetConfig(blocks=1, channels=6, scale=2, tail="direct")),
+    lambda: EDSR(EDSRConfig(blocks=2, channels=6)),
+    lambda: EDSR(EDSRConfig(blocks=1, channels=6, scale=3, mean_shift=False, channels_in=1)),
+    lambda: RCAN(RCANConfig(groups=2, blocks=2, channels=6, reduction=3)),
+    lambda: SPAN(SPANConfig(blocks=2, channels=6, tail_channels=5)),
+    lambda: PLKSR(PLKSRConfig(blocks=2, channels=8, large_kernel=5, large_channels=2)),
+    lambda: PLKSR(PLKSRConfig(blocks=1, channels=8, large_channels=2, kind="group", gate=False)),
+    lambda: PLKSR(PLKSRConfig(blocks=1, channels=8, large_channels=2, kind="layer", scale=1)),
+    lambda: RankSRGAN(RankSRGANConfig(blocks=2, channels=6)),
+    lambda: RankSRGAN(RankSRGANConfig(blocks=1, channels=6, scale=3)),
+    lambda: MetaSR(MetaSRConfig(blocks=2, channels=6, hidden=5)),
+    lambda: MetaSR(MetaSRConfig(trunk="rdn", blocks=2, convs=3, growth=4, channels=6, hidden=5)),
+    lambda: Autoencoder(AutoencoderConfig(channels=(4, 6, 8), scale=4)),
+    lambda: Autoencoder(AutoencoderConfig(channels=(4, 6, 8), head="plain", channels_in=1)),
+    lambda: Aplus(AplusConfig(scale=2, anchors=6, features=5)),
+    lambda: ScSR(ScSRConfig(atoms=6)),
+    lambda: SRFBN(SRFBNConfig(channels=4, groups=2, scale=3)),
+    lambda: SAN(SANConfig(groups=2, blocks=2, channels=8, reduction=4, looking=3)),
+    lambda: SAN(SANConfig(groups=1, blocks=1, channels=6, reduction=3, looking=1, scale=3)),
 ]
 
 

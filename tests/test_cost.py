@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,13 +51,22 @@ def test_published_costs(module, config, parameters, mega_per_pixel, giga_hd) ->
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_every_network_against_torchs_counter(name: str) -> None:
     kind = NETWORKS[name]
-    config = kind.config()
+    fields = {field.name for field in dataclasses.fields(kind.config)}
+    # Hundreds of blocks, each like the other, take seconds.
+    config = kind.config(groups=1, blocks=1) if {"groups", "blocks"} <= fields else kind.config()
     network = kind.module(config).eval()
     before = {key: value.clone() for key, value in network.state_dict().items()}
     shape = (2, config.channels_in, 8, 12)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(shape))
-    assert count_multiply_adds(network, shape) == counter.get_total_flops() // 2
+    if name == "scsr":
+        # Nothing is coded in a black picture, and what is counted is coding.
+        assert count_multiply_adds(network, shape) > counter.get_total_flops() // 2
+        return
+    wanted = counter.get_total_flops()
+    if name == "san":  # papers leave out products of features with features
+        wanted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert count_multiply_adds(network, shape) == wanted // 2
     # It is left as it was: no hooks, no other device, the same weights.
     assert all(not module._forward_hooks for module in network.modules())
     after = network.state_dict()

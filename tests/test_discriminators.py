@@ -37,6 +37,7 @@ torch.set_num_threads(1)
         ("vgg128", 128, {}, 14_499_401),
         ("vgg128", 256, {}, 21_055_049),
         ("vgg128", 296, {}, 17_827_401),
+        ("srntt", 160, {}, 17_823_457),
         ("unet-sn", 256, {}, 4_376_897),
         ("patchgan", 256, {}, 2_765_633),
     ],
@@ -56,6 +57,7 @@ def test_parameter_counts(
         ("srgan", 40, (2, 1)),  # not a multiple of 16: halvings round up
         ("srgan-gap", 24, (2, 1)),
         ("vgg128", 37, (2, 1)),  # and here down
+        ("srntt", 40, (2, 1)),
         ("unet-sn", 24, (2, 1, 24, 24)),
         ("patchgan", 32, (2, 1, 2, 2)),
     ],
@@ -84,7 +86,7 @@ def test_there_is_no_sigmoid_at_the_end(kind: str) -> None:
     assert float(far.abs().max()) > 1.0
 
 
-@pytest.mark.parametrize("kind", ["srgan", "srgan-gap", "vgg128", "patchgan"])
+@pytest.mark.parametrize("kind", ["srgan", "srgan-gap", "vgg128", "srntt", "patchgan"])
 def test_the_normalisation_can_be_left_out(kind: str) -> None:
     torch.manual_seed(0)
     with_norm = build_discriminator(kind, crop_px=64, channels=2)

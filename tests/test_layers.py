@@ -5,16 +5,17 @@ A module imports only from rows above its own:
      0  errors  version  plugins  jxl_header  strips  ordered
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
      1  palettes  pages  png_stream  engines.openvino_quietly  engines.openvino_gpus
-     1  given_files  model_facts  traits
+     1  given_files  model_facts  traits  key_shapes  matching
      2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
-     2  strip_colors  picking
+     2  strip_colors  picking  community  key_layouts_2019  key_layouts_later  key_layouts_meta
+     2  key_layouts_rank  key_layouts_early  reference_inputs
      3  decoders  encoders  key_layouts  engines  tensor_values
      4  sequences  pictures  checkpoints  engines.torch  engines.torch_fused  engines.ensemble
      4  engines.openvino  engines.choice  engines.cuda  engines.spread  windows  tile_sizes
      5  weights  tiled  provenance  animations  headers  onnx_bytes  kept_starts
-     5  enlarging
+     5  enlarging  reference_pictures
      6  onnx_files  upscaler  strip_stages  huge
-     7  streaming  automatic
+     7  streaming  automatic  reference
      8  batch  models  blending  exporting
      9  bench
     10  train  compare
@@ -174,7 +175,8 @@ def test_networks_can_be_copied_out_alone() -> None:
     for module in MODULES:
         if module.startswith("networks."):
             roots = {name.partition(".")[0] for name, _ in imported(module)}
-            assert roots <= {"__future__", "dataclasses", "typing", "math", "itertools", "torch"}
+            standard = {"__future__", "dataclasses", "fractions", "itertools", "math", "typing"}
+            assert roots <= {*standard, "torch"}
 
 
 def test_what_never_imports_torch() -> None:

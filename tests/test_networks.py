@@ -13,9 +13,20 @@ from torch import Tensor, nn
 
 from waifu4x.checkpoints import load
 from waifu4x.networks import NETWORKS
+from waifu4x.networks.aplus import AplusConfig
+from waifu4x.networks.autoencoder import AutoencoderConfig
+from waifu4x.networks.edsr import EDSR_SIZES, EDSRConfig
+from waifu4x.networks.metasr import METASR_SIZES, MetaSRConfig
 from waifu4x.networks.msrresnet import MSRResNetConfig
+from waifu4x.networks.plksr import PLKSR_SIZES, PLKSRConfig
+from waifu4x.networks.ranksrgan import RANKSRGAN_SIZES, RankSRGANConfig
+from waifu4x.networks.rcan import RCAN_SIZES, RCANConfig
 from waifu4x.networks.rrdbnet import RRDBNET_SIZES, RRDBNetConfig
+from waifu4x.networks.san import SAN_SIZES, SANConfig
+from waifu4x.networks.scsr import ScSRConfig
+from waifu4x.networks.span import SPAN_SIZES, SPANConfig
 from waifu4x.networks.srcnn import SRCNN_SIZES, SRCNNConfig
+from waifu4x.networks.srfbn import SRFBN_SIZES, SRFBNConfig
 from waifu4x.networks.srresnet import SRRESNET_SIZES, Output, SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNET_SIZES, SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSR_SIZES, VDSRConfig
@@ -50,8 +61,35 @@ SMALL = [
     MSRResNetConfig(blocks=1, channels=4, scale=2),
     MSRResNetConfig(blocks=1, channels=4, scale=3),
     MSRResNetConfig(blocks=2, channels=4, scale=2, tail="direct"),
+    RankSRGANConfig(blocks=2, channels=8),
+    RankSRGANConfig(blocks=1, channels=4, scale=2),
+    RankSRGANConfig(blocks=1, channels=4, scale=3),
+    MetaSRConfig(blocks=2, channels=4, hidden=8),
+    MetaSRConfig(trunk="rdn", blocks=2, convs=3, growth=2, channels=4, hidden=8, scale=3),
+    EDSRConfig(blocks=2, channels=4),
+    EDSRConfig(blocks=1, channels=4, scale=3, residual_divisor=10, pixel_range=1),
+    EDSRConfig(blocks=1, channels=4, scale=2, mean_shift=False, channels_in=1),
+    RCANConfig(groups=2, blocks=1, channels=4, reduction=2),
+    RCANConfig(groups=1, blocks=2, channels=4, reduction=4, scale=3, pixel_range=1),
+    SPANConfig(blocks=2, channels=4, tail_channels=4, pixel_range=1),
+    SPANConfig(blocks=1, channels=4, tail_channels=2, scale=3, pixel_range=1, mean_shift=False),
+    PLKSRConfig(blocks=1, channels=8, large_kernel=5, large_channels=2, kind="group", scale=3),
+    PLKSRConfig(blocks=2, channels=4, large_kernel=5, large_channels=1, gate=False),
+    PLKSRConfig(blocks=1, channels=4, large_channels=2, mixer_kernels=(1, 3), gate=False, scale=2),
+    AutoencoderConfig(channels=(4, 6, 8)),
+    AutoencoderConfig(channels=(4, 4, 4), scale=4, head="plain", channels_in=1),
+    AplusConfig(anchors=9, features=6),
+    AplusConfig(anchors=5, features=4, scale=2),
+    ScSRConfig(atoms=16, steps=3, projections=2),
+    SRFBNConfig(channels=4, groups=2, steps=2),
+    SRFBNConfig(channels=4, groups=2, steps=1, scale=2),
+    SRFBNConfig(channels=2, groups=1, steps=2, scale=3),
+    SANConfig(groups=2, blocks=1, channels=4, reduction=2, looking=2),
+    SANConfig(groups=1, blocks=1, channels=4, reduction=4, looking=1, scale=3, long_skip="region"),
 ]
 small = pytest.mark.parametrize("config", SMALL, ids=str)
+# Where the whole input counts, no radius can be exact, and tiles are not the whole.
+LOCAL = [config for config in SMALL if not config.global_context]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +116,9 @@ small = pytest.mark.parametrize("config", SMALL, ids=str)
         (MSRResNetConfig(scale=2), 1_369_859),
         (MSRResNetConfig(scale=3), 1_554_499),
         (MSRResNetConfig(scale=4), 1_517_571),
+        (RANKSRGAN_SIZES["ranksrgan-x2"], 1_406_787),
+        (RANKSRGAN_SIZES["ranksrgan-x3"], 1_591_427),
+        (RANKSRGAN_SIZES["ranksrgan-x4"], 1_554_499),
         (RRDBNET_SIZES["rrdb-23-x4"], 16_697_987),
         (RRDBNET_SIZES["rrdb-16-x4"], 11_662_019),
         (RRDBNET_SIZES["rrdb-6-x4"], 4_467_779),
@@ -88,6 +129,33 @@ small = pytest.mark.parametrize("config", SMALL, ids=str)
         (SRVGGNET_SIZES["realesr-general-x4v3"], 1_213_296),
         (SRVGGNET_SIZES["ultracompact-x4"], 325_488),
         (SRVGGNET_SIZES["superultracompact-x4"], 52_968),
+        # Without the 24 numbers that shift the mean color.
+        (SRFBN_SIZES["srfbn-x2"], 2_140_510),
+        (SRFBN_SIZES["srfbn-x3"], 2_832_734),
+        (SRFBN_SIZES["srfbn-x4"], 3_631_454),
+        (SRFBN_SIZES["srfbn-s-x2"], 282_418),
+        (SRFBN_SIZES["srfbn-s-x3"], 375_602),
+        (SRFBN_SIZES["srfbn-s-x4"], 483_122),
+        # Without what the published code holds and does not use.
+        (SAN_SIZES["san-x2"], 15_712_776 - 38_044),
+        (SAN_SIZES["san-x3"], 15_897_416 - 38_044),
+        (SAN_SIZES["san-x4"], 15_860_488 - 38_044),
+        (METASR_SIZES["meta-edsr"], 1_665_536),
+        (METASR_SIZES["meta-rdn"], 22_419_072),
+        (EDSR_SIZES["edsr-baseline-x2"], 1_369_859),
+        (EDSR_SIZES["edsr-baseline-x3"], 1_554_499),
+        (EDSR_SIZES["edsr-baseline-x4"], 1_517_571),
+        (EDSR_SIZES["edsr-x2"], 40_729_603),
+        (EDSR_SIZES["edsr-x3"], 43_680_003),
+        (EDSR_SIZES["edsr-x4"], 43_089_923),
+        (RCAN_SIZES["rcan-x4"], 15_592_355),
+        (SPAN_SIZES["span-x4"], 426_288),
+        (SPAN_SIZES["span-52-x4"], 498_208),
+        (PLKSR_SIZES["plksr-tiny-x4"], 2_370_544),
+        (PLKSR_SIZES["plksr-x4"], 7_386_096),
+        (PLKSR_SIZES["realplksr-x4"], 7_389_680),
+        (PLKSR_SIZES["realplksr-layer-x4"], 7_389_680),
+        (PLKSR_SIZES["realplksr-tiny-x4"], 2_372_080),
     ],
 )
 def test_the_published_sizes_have_the_published_number_of_parameters(
@@ -114,11 +182,12 @@ def reach_px(network: nn.Module, config: Any) -> int:
     step, scale = config.size_multiple, config.scale
     half = -(-(config.receptive_radius_px + 8) // step) * step
     blank = torch.zeros(1, config.channels_in, step, 2 * half + step, dtype=torch.float64)
+    blank = blank + getattr(network, "mean", 0.0)  # what such a network takes for nothing
     base = network(blank)
     farthest = 0
     for phase in range(step):
         impulse = blank.clone()
-        impulse[..., half + phase] = 1.0
+        impulse[..., half + phase] += 1.0
         seen = (network(impulse) != base).any(dim=1).any(dim=1)[0].nonzero().flatten()
         assert len(seen) > 0
         at_px = torch.div(seen, scale, rounding_mode="floor")
@@ -126,7 +195,8 @@ def reach_px(network: nn.Module, config: Any) -> int:
     return farthest
 
 
-@small
+# ScSR takes no impulse for texture: tests/test_networks_sparse.py.
+@pytest.mark.parametrize("config", [c for c in LOCAL if not isinstance(c, ScSRConfig)], ids=str)
 @torch.inference_mode()
 def test_the_receptive_radius_is_exactly_what_the_config_says(config: Any) -> None:
     # With positive weights nothing cancels and every activation is the identity, so an impulse is
@@ -137,6 +207,20 @@ def test_the_receptive_radius_is_exactly_what_the_config_says(config: Any) -> No
         size = 1.0 if parameter.dim() == 1 else 1.0 / parameter[0].numel()
         parameter.fill_(0.0 if name.endswith("bias") else size)
     assert reach_px(network, config) == config.receptive_radius_px
+
+
+@pytest.mark.parametrize("config", [c for c in SMALL if c.global_context], ids=str)
+@torch.inference_mode()
+def test_what_looks_at_the_whole_says_so(config: Any) -> None:
+    torch.manual_seed(0)
+    network = build(config).eval().double()
+    radius_px, step = config.receptive_radius_px, config.size_multiple
+    width_px = -(-(2 * radius_px + 8) // step) * step
+    x = torch.rand(1, config.channels_in, 2 * step, width_px, dtype=torch.float64)
+    changed = x.clone()
+    changed[..., 0] = 1.0 - changed[..., 0]
+    beyond = slice((radius_px + 2) * config.scale, None)
+    assert (network(changed) != network(x))[..., beyond].all()
 
 
 def test_the_published_radii() -> None:
@@ -206,7 +290,9 @@ def test_gradients_reach_every_parameter(config: Any) -> None:
         assert torch.isfinite(parameter.grad).all(), name
 
 
-@pytest.mark.parametrize("name", ["fast", "srcnn", "vdsr", "srresnet", "compact"])
+@pytest.mark.parametrize(
+    "name", ["fast", "srcnn", "vdsr", "srresnet", "compact", "edsr-baseline", "span"]
+)
 def test_what_is_trained_learns_in_its_first_layer_too(name: str) -> None:
     """Of 18 layers in a row that each halve what passes through, none would learn."""
     torch.manual_seed(0)

@@ -22,9 +22,10 @@ from typer.testing import CliRunner
 
 from waifu4x import checkpoints, pictures, weights
 from waifu4x.cli.app import app
-from waifu4x.train import building, recipe
+from waifu4x.train import building, recipe, regions
 from waifu4x.train.data import open_cache
 from waifu4x.train.loop import Trainer
+from waifu4x.train.ranker import Ranker, RankerConfig, save_ranker
 from waifu4x.train.recipe import Recipe
 from waifu4x.train.vgg import VGG19Features
 
@@ -34,19 +35,37 @@ _DENSE = {
     "stages.1.discriminator.channels": "2",
     "stages.1.discriminator.hidden": "8",
 }
+# In tenths of a scale pixels meet at every tenth of the small picture.
+_META = _RESNET | {"generator.hidden": "8", "data.patch_px": "10"}
 _UNET = {"stages.1.discriminator.channels": "2"}
 SMALL: dict[str, dict[str, str]] = {
+    "autoencoder": {"generator.channels": "[4, 4, 4]"},
     "compact": {"generator.convs": "1", "generator.channels": "8"},
+    "edsr-baseline": _RESNET,
     "esrgan": _RRDB | _DENSE,
     "fast": _RESNET,
+    "meta-edsr": _META,
+    "meta-rdn": _META | {"generator.convs": "2", "generator.growth": "4"},
+    "ranksrgan": _RESNET | _DENSE,
+    "rcan": _RESNET | {"generator.groups": "1", "generator.reduction": "4"},
     "realesrgan": _RRDB | _UNET,
     "realesrnet": _RRDB,
+    "san": {
+        "generator.groups": "1",
+        "generator.blocks": "1",
+        "generator.channels": "8",
+        "generator.reduction": "4",
+    },
     "small": _RESNET,
     "small-web": _RESNET,
+    "span": _RESNET | {"generator.tail_channels": "8"},
     "srcnn": {"generator.channels": "[4, 4]"},
+    "srfbn": {"generator.channels": "4", "generator.groups": "2", "generator.steps": "2"},
+    "srfbn-s": {"generator.channels": "4", "generator.groups": "1"},
     "srgan": _RESNET | _DENSE,
     "srgan-modern": _RESNET | _DENSE,
     "srgan-vgg22": _RESNET | _DENSE,
+    "srobb": _RESNET | _DENSE,
     "srresnet": _RESNET,
     "srresnet-vgg22": _RESNET,
     "vdsr": {"generator.depth": "3", "generator.channels": "8"},
@@ -54,11 +73,14 @@ SMALL: dict[str, dict[str, str]] = {
     "web-gan": _RESNET | {"stages.0.discriminator.channels": "2"},
 }
 """What makes each of them small; also the list of all that ship."""
+OTHERS = ("aplus", "crossnet", "ranker", "scsr", "srntt", "srntt-l2")
+"""Recipes that make something else than a model, fit one (tests/test_train_sparse.py), or take
+references (tests/test_train_reference.py)."""
 _EVERYWHERE = {"data.batch": "2", "data.patch_px": "8"}
 
 
 def small(name: str) -> Recipe:
-    return recipe.load(name, overrides=[*SMALL[name].items(), *_EVERYWHERE.items()])
+    return recipe.load(name, overrides=[*_EVERYWHERE.items(), *SMALL[name].items()])
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +110,26 @@ def vgg_path(features: VGG19Features, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
+@pytest.fixture(scope="module")
+def ranker() -> Ranker:
+    """A small ranker whose values for small pictures are neither all alike nor far from 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        return Ranker(RankerConfig(channels=2, hidden=4)).eval()
+
+
+@pytest.fixture(scope="module")
+def ranker_path(ranker: Ranker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ranker") / "ranker.safetensors"
+    save_ranker(ranker, path, metadata={})
+    return path
+
+
 def test_no_recipe_is_left_out() -> None:
-    assert recipe.preset_names() == tuple(sorted(SMALL))
+    assert recipe.preset_names() == tuple(sorted((*SMALL, *OTHERS)))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, *OTHERS])
 def test_recipes_as_they_ship_can_be_built(name: str) -> None:
     chosen = recipe.load(name)
     building.check(chosen)
@@ -107,8 +144,17 @@ def test_recipes_as_they_ship_can_be_built(name: str) -> None:
         ("srgan", 1_547_350, 23_563_649),
         ("srgan-modern", 1_517_571, 14_499_401),
         ("esrgan", 16_697_987, 14_499_401),
+        ("ranksrgan", 1_554_499, 17_827_401),
         ("realesrgan", 16_697_987, 4_376_897),
         ("vdsr", 665_921, None),
+        ("edsr-baseline", 1_517_571, None),
+        ("rcan", 15_592_355, None),
+        ("span", 426_288, None),
+        ("meta-edsr", 1_665_536, None),
+        ("meta-rdn", 22_419_072, None),
+        ("srfbn", 3_631_454, None),
+        ("srfbn-s", 483_122, None),
+        ("san", 15_860_488 - 38_044, None),
     ],
 )
 def test_they_are_of_the_published_sizes(
@@ -131,15 +177,17 @@ def test_end_to_end(
     name: str,
     folder: Path,
     vgg_path: Path,
+    ranker_path: Path,
     tmp_path: Path,
 ) -> None:
     chosen = small(name)
-    settings = {**SMALL[name], **_EVERYWHERE}
+    settings = {**_EVERYWHERE, **SMALL[name]}
     overrides = [f"--set={place}={value}" for place, value in settings.items()]
     arguments = [
         *("train", str(folder), "--recipe", name, "--name", "own", *overrides),
         *("--steps", "4", "--report-every", "1", "--precision", "fp32", "--device", "cpu"),
         *("--vgg", str(vgg_path), "--out", str(tmp_path / "run")),
+        *(("--ranker", str(ranker_path)) if chosen.stages[-1].losses.rank_weight else ()),
     ]
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, done.stdout) == (0, ""), (done.stderr, done.exception)
@@ -194,7 +242,7 @@ def _softplus(x: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def _by_hand(
-    chosen: Recipe, number: int, subject: Trainer, features: VGG19Features
+    chosen: Recipe, number: int, subject: Trainer, features: VGG19Features, *, ranker: Ranker
 ) -> dict[str, float]:
     """All terms of a stage's first step, each times its weight."""
     losses = chosen.stages[number].losses
@@ -203,7 +251,9 @@ def _by_hand(
         t.float() / 255.0 if t.dtype == torch.uint8 else t
         for t in (batch.x, batch.truth, batch.target)
     )
-    made = copy.deepcopy(subject.state.generator).train()(x)
+    scale = () if chosen.data.from_scale is None else (batch.scale,)
+    made = copy.deepcopy(subject.state.generator).train()(x, *scale)
+    target = torch.cat([target] * (len(made) // len(target)))  # of SRFBN every step counts
     difference = (made - target).double().numpy()
     if losses.pixel_range == "11":
         difference = 2.0 * difference
@@ -221,6 +271,20 @@ def _by_hand(
             measure = {"l1": np.abs, "mse": np.square}[losses.content_criterion]
             total += weight * float(measure(apart).mean())
         found["content"] = losses.content_weight * total
+    if losses.regions is not None:
+        state = {name: value.half().float() for name, value in features.state_dict().items()}
+        options = losses.regions
+        parts = zip(("boundary", "background", "objects"), options.weights, strict=True)
+        where = regions.guess(target, options)
+        for value, (part, weight) in enumerate(parts):
+            ((layer, one),) = getattr(options, part).items()
+            masked = ((image * (where == value)) for image in (made, target))
+            mine, wanted = (_features_by_hand(image, state, [layer])[layer] for image in masked)
+            apart = (mine - wanted).double().square().mean()
+            found[f"regions/{part}"] = options.weight * weight * one * float(apart)
+    if losses.rank_weight > 0.0:
+        values = ranker(made).double().numpy()
+        found["rank"] = losses.rank_weight * float((1.0 / (1.0 + np.exp(-values))).sum())
     if losses.tv_weight > 0.0:
         image = made.double().numpy()
         steps = np.abs(np.diff(image, axis=3)).sum() + np.abs(np.diff(image, axis=2)).sum()
@@ -248,7 +312,7 @@ def _by_hand(
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_terms_of_the_first_step_of_each_stage(
-    name: str, folder: Path, features: VGG19Features, tmp_path: Path
+    name: str, folder: Path, features: VGG19Features, ranker: Ranker, tmp_path: Path
 ) -> None:
     chosen = small(name)
     scales = chosen.data.scales or (chosen.scale,)
@@ -262,11 +326,17 @@ def test_the_terms_of_the_first_step_of_each_stage(
 
     for number in range(len(chosen.stages)):
         run = tmp_path / str(number)
-        subject = trainer(caches[0], chosen, run, open_features=open_features)
+        subject = trainer(
+            caches[0],
+            chosen,
+            run,
+            open_features=open_features,
+            open_ranker=lambda losses: copy.deepcopy(ranker),
+        )
         subject._feed._batches._caches = tuple(caches)
         for _ in range(number):
             subject.next_stage()
-        wanted = _by_hand(chosen, number, subject, features)
+        wanted = _by_hand(chosen, number, subject, features, ranker=ranker)
         subject.run(
             on_report=lambda report: None,
             report_every=1,

@@ -13,10 +13,17 @@ from torch.nn import functional
 
 from waifu4x.checkpoints import Model
 from waifu4x.networks import NETWORKS
+from waifu4x.networks.aplus import AplusConfig
+from waifu4x.networks.autoencoder import AutoencoderConfig
+from waifu4x.networks.scsr import ScSRConfig
 
 # Networks this small spend their time waiting for each other's threads: on a busy machine that made
 # seconds of tests into minutes.
 torch.set_num_threads(1)
+
+GRAPHLESS = frozenset({AplusConfig, ScSRConfig})
+"""Configs of networks that only PyTorch runs, and that have no convolutions to make random: what
+they compute depends on values. See tests/test_networks_sparse.py."""
 
 
 def as_model(network: nn.Module, *, scales: tuple[int, ...] | None = None) -> Model:
@@ -31,6 +38,7 @@ def as_model(network: nn.Module, *, scales: tuple[int, ...] | None = None) -> Mo
         pre_upsampled=config.pre_upsampled,
         scales=scales if config.pre_upsampled else (config.scale,),
         size_multiple=config.size_multiple,
+        any_scale=getattr(config, "any_scale", False),
         receptive_radius_px=config.receptive_radius_px,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sha256="0" * 64,
@@ -52,7 +60,10 @@ def random_model(config: Any, *, seed: int = 0, scales: tuple[int, ...] | None =
         torch.manual_seed(seed)
         network = module(config).eval()
         convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
-        for convolution in convolutions:
+        transposed = [m for m in network.modules() if isinstance(m, nn.ConvTranspose2d)]
+        # SRFBN's own, in loops, would make more and more of what goes through them.
+        others = transposed if isinstance(config, AutoencoderConfig) else []
+        for convolution in (*convolutions, *others):
             nn.init.kaiming_normal_(convolution.weight)
             if convolution.bias is not None:
                 nn.init.zeros_(convolution.bias)
@@ -60,6 +71,7 @@ def random_model(config: Any, *, seed: int = 0, scales: tuple[int, ...] | None =
     for name, module in network.named_modules():
         # Products in the thousands would choose single pixels, and those by the last bit of a sum.
         if name.endswith((".query", ".key")):
+            assert isinstance(module, nn.Conv2d)
             module.weight.mul_(0.005)
     last, seen = convolutions[-1], []
     hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))

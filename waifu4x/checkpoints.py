@@ -19,16 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from waifu4x.errors import CheckpointError
+from waifu4x import community
+from waifu4x.errors import CheckpointError, UnknownNetworkError
 from waifu4x.given_files import fail, printable
 from waifu4x.key_layouts import ARCHITECTURE_KEY, CONFIG_KEY, recognise
 from waifu4x.model_facts import Model
-from waifu4x.networks import NETWORKS, NetworkConfig
+from waifu4x.networks import ALL_NETWORKS, NetworkConfig
 from waifu4x.tensor_files import MAX_TENSORS, read_tensor_file, write_safetensors
 
 __all__ = ["Model", "load", "read_state", "recognise", "save", "stated_scales"]
 
-# 400 MB of float32; the largest network known here has 17 million parameters.
+# 400 MB of float32; the largest network known here has 44 million parameters.
 MAX_PARAMETERS = 100_000_000
 
 # Averaged weights come first: they are what the authors publish figures for.
@@ -49,18 +50,24 @@ _BATCH_COUNTER = "num_batches_tracked"
 def load(path: Path, *, name: str | None = None, licence: str | None = None) -> Model:
     """Load a ``.safetensors`` or ``.pth`` file of any known network and key layout.
 
+    A network that is not known here is built by spandrel where that is installed (`community`).
     `name` is by default the file's name without suffix, `licence` what the file's metadata say.
     Raises UnsafeCheckpointError when the file would have to execute something (it was not),
     UnknownNetworkError when its network is not known, CheckpointError for everything else that is
     wrong with it; every message is one line with the path and, once it is known, the sha256.
     """
     file = read_tensor_file(path)
-    state = _state(path, file.content, sha256=file.sha256)
+    state = _state(path, file.content, sha256=file.sha256, tables=True)
     try:
         architecture, config, state = recognise(state, file.metadata)
+    except UnknownNetworkError as error:
+        network = _of_others(path, state, problem=str(error), sha256=file.sha256)
+        config: NetworkConfig = network.config
+        architecture = community.PREFIX + network.config.architecture
     except CheckpointError as error:
         fail(path, str(error), sha256=file.sha256, kind=type(error))
-    network = _build(path, architecture, config, state=state, sha256=file.sha256)
+    else:
+        network = _build(path, architecture, config, state=state, sha256=file.sha256)
     return Model(
         name=path.stem if name is None else name,
         architecture=architecture,
@@ -70,8 +77,10 @@ def load(path: Path, *, name: str | None = None, licence: str | None = None) -> 
         pre_upsampled=config.pre_upsampled,
         scales=stated_scales(file.metadata) if config.pre_upsampled else (config.scale,),
         size_multiple=config.size_multiple,
+        any_scale=getattr(config, "any_scale", False),
         receptive_radius_px=config.receptive_radius_px,
         global_context=config.global_context,
+        reference=getattr(config, "reference", "none"),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         sha256=file.sha256,
         licence=file.metadata.get("licence") if licence is None else licence,
@@ -85,11 +94,11 @@ def save(network: nn.Module, path: Path, *, metadata: Mapping[str, str]) -> None
 
     `metadata` are further facts (``licence``, ``scales`` as "2,3,4", …), kept as they are. Equal
     networks and metadata give equal bytes. Raises CheckpointError when `path` has another suffix,
-    when the network is none of NETWORKS, when a weight is not finite, or when the disk refuses.
+    when the network is none of ALL_NETWORKS, when a weight is not finite, or when the disk refuses.
     """
     if path.suffix.lower() != ".safetensors":
         fail(path, "models are saved as .safetensors; change the suffix")
-    names = [key for key, entry in NETWORKS.items() if type(network) is entry.module]
+    names = [key for key, entry in ALL_NETWORKS.items() if type(network) is entry.module]
     if not names:
         fail(path, f"a {type(network).__name__} is none of the networks that can be loaded again")
     config = dataclasses.asdict(network.config)  # pyright: ignore[reportArgumentType]
@@ -112,8 +121,12 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _state(path: Path, content: object, *, sha256: str) -> dict[str, Tensor]:
-    """Unwrap, strip prefixes, and make sure that it is a flat dict of plain float tensors."""
+def _state(path: Path, content: object, *, sha256: str, tables: bool = False) -> dict[str, Tensor]:
+    """Unwrap, strip prefixes, and make sure that it is a flat dict of plain float tensors.
+
+    With `tables` also of whole numbers: which of them belong together is kept in files of networks
+    with attention, as are their weights.
+    """
     for _ in range(_MAX_WRAPPING):
         inner = _unwrapped(content)
         if inner is content:
@@ -127,7 +140,7 @@ def _state(path: Path, content: object, *, sha256: str) -> dict[str, Tensor]:
     total = 0
     # Methods are the classes' own: a pickle can set attributes that hide those of its objects.
     for key, tensor in dict.items(content):
-        problem = _tensor_problem(key, tensor)
+        problem = _tensor_problem(key, tensor, tables=tables)
         if problem is not None:
             fail(path, problem, sha256=sha256)
         # Before anything touches the values: a stride of 0 makes a small file claim any size.
@@ -149,7 +162,7 @@ def _unwrapped(content: object) -> object:
     return content
 
 
-def _tensor_problem(key: object, tensor: object) -> str | None:
+def _tensor_problem(key: object, tensor: object, *, tables: bool) -> str | None:
     """What is wrong with one entry of a state dict, as a clause; None when nothing is."""
     if not isinstance(key, str):
         # Not the key itself: the text of nested tuples takes recursion, that of tensors computing.
@@ -162,7 +175,8 @@ def _tensor_problem(key: object, tensor: object) -> str | None:
     dense = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
     if not dense or tensor.device.type != "cpu":
         return f"holds a tensor that is not plain numbers: {shown}; save it dense and in float32"
-    if tensor.dtype not in _FLOATS and not key.endswith(_BATCH_COUNTER):
+    is_table = tables and tensor.dtype == torch.int64 and not key.endswith((".weight", ".bias"))
+    if tensor.dtype not in _FLOATS and not is_table and not key.endswith(_BATCH_COUNTER):
         dtype = str(tensor.dtype).removeprefix("torch.")
         return f"holds numbers that are not floats: {shown} is {dtype}; save it in float32"
     return None
@@ -217,7 +231,7 @@ def _build(
     """A network of `config` with exactly the tensors of `state`."""
     # On "meta" nothing is allocated: it costs nothing to find out that the state does not fit.
     with torch.device("meta"), _NoRandomNumbers():
-        network = NETWORKS[architecture].module(config)
+        network = ALL_NETWORKS[architecture].module(config)
     wanted = {
         key: tensor.shape
         for key, tensor in network.state_dict().items()
@@ -235,6 +249,18 @@ def _build(
             owned[key] = torch.zeros((), dtype=torch.long)
     network.load_state_dict(owned, strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def _of_others(
+    path: Path, state: Mapping[str, Tensor], *, problem: str, sha256: str
+) -> community.CommunityNetwork:
+    """What spandrel makes of it. `problem` is why it is not known here."""
+    try:
+        network = community.build(state)
+    except UnknownNetworkError as error:
+        fail(path, f"{problem}; {error}", sha256=sha256, kind=UnknownNetworkError)
+    _require_finite(path, network.state_dict(), sha256=sha256)
+    return network
 
 
 def _misfit(wanted: Mapping[str, torch.Size], state: Mapping[str, Tensor]) -> str | None:

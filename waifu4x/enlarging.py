@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import color
+from waifu4x import color, sizes
 from waifu4x.canvas import Canvas, FloatArray, from_unit, to_unit
 from waifu4x.resample import Kernel, resize
+from waifu4x.sizes import Pass
 
 if TYPE_CHECKING:
     from waifu4x.checkpoints import Model  # it needs torch, and kernels do not
@@ -36,6 +37,7 @@ class Run(Protocol):
         images: Sequence[FloatArray],
         *,
         canvases: Sequence[Canvas] | None = None,
+        to: Pass | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> list[npt.NDArray]: ...
 
@@ -81,7 +83,15 @@ class Way:
         if model.pre_upsampled or model.channels_in == 1 or self.strength < 1.0 or self.color_fix:
             return False
         reached = model.scale ** len(self.factors)
-        return (in_px[0] * reached, in_px[1] * reached) == self.size_px
+        return model.any_scale or (in_px[0] * reached, in_px[1] * reached) == self.size_px
+
+    def pass_of(self, number: int, in_px: tuple[int, ...], model: Model) -> Pass | None:
+        """What pass `number` of a picture of height and width `in_px` gives; None where the network
+        has one scale, which says it."""
+        if not model.any_scale:
+            return None
+        factor, final = self.factors[number], number == len(self.factors) - 1
+        return Pass(sizes.exact(factor), self.size_px if final else times(in_px, factor))
 
 
 @dataclass(kw_only=True)
@@ -178,7 +188,12 @@ class Enlargement(Way):
             def inside(share: float, done: int = number) -> None:
                 self.progress.inside((done + share) / len(self.factors))
 
-            passing = self.run(passing, canvases=last if final else None, on_progress=inside)
+            passing = self.run(
+                passing,
+                canvases=last if final else None,
+                to=self.pass_of(number, passing[0].shape, model),
+                on_progress=inside,
+            )
         return list(passing)
 
 

@@ -98,6 +98,13 @@ def export(
     """
     kind = FORMATS[to]
     check_format(to, half=half)
+    if model.any_scale and to != "safetensors":
+        raise UsageError(
+            f"{model.name} enlarges by any factor, and a graph by one: it cannot be exported but "
+            f"as safetensors"
+        )
+    if model.reference != "none":
+        raise UsageError(f"{model.name} takes references, as no graph does: it cannot be exported")
     check_target(model, target, to=to, overwrite=overwrite)
     # On Windows a runtime may keep its file mapped for longer than we hold it.
     with tempfile.TemporaryDirectory(prefix="waifu4x-", ignore_cleanup_errors=True) as folder:

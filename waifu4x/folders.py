@@ -27,7 +27,7 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def find_partners(folders: Sequence[Path], lr_folder: Path, *, scale: int) -> dict[Path, Path]:
+def find_partners(folders: Sequence[Path], lr_folder: Path, *, scale: float) -> dict[Path, Path]:
     """For every picture of `folders` the one of `lr_folder` with the same path but for its suffix.
 
     A name may end in the scale, as DIV2K's do: ``0001.png`` and ``0001x4.png``.

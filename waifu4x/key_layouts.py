@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from waifu4x import key_layouts_later
+from waifu4x import (
+    key_layouts_2019,
+    key_layouts_early,
+    key_layouts_later,
+    key_layouts_meta,
+    key_layouts_rank,
+)
 from waifu4x.errors import CheckpointError, UnknownNetworkError
 from waifu4x.given_files import printable
 from waifu4x.key_shapes import (
@@ -27,7 +34,7 @@ from waifu4x.key_shapes import (
     rekeyed,
     root_of,
 )
-from waifu4x.networks import NETWORKS, NetworkConfig
+from waifu4x.networks import ALL_NETWORKS, NetworkConfig
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig
@@ -44,7 +51,7 @@ _MAX_NUMBER = 4096
 
 
 def recognise(state: State, metadata: Metadata) -> Found:
-    """Which network is this? Gives its name in NETWORKS, its config, and the state re-keyed.
+    """Which network is this? Gives its name in ALL_NETWORKS, its config, and the state re-keyed.
 
     state: flat, prefixes stripped. metadata: of the file; a file written by this project states
     its network there, for others the output range of SRResNet may be stated (``output``).
@@ -52,7 +59,7 @@ def recognise(state: State, metadata: Metadata) -> Found:
     makes no sense. Nothing is computed from the values of the tensors, but for the stacks of
     convolutions that SPAN is trained with: they are folded.
     """
-    if metadata.get(ARCHITECTURE_KEY) in NETWORKS and CONFIG_KEY in metadata:
+    if metadata.get(ARCHITECTURE_KEY) in ALL_NETWORKS and CONFIG_KEY in metadata:
         name = metadata[ARCHITECTURE_KEY]
         return name, _stated_config(name, metadata[CONFIG_KEY], len(state)), dict(state)
     for layout in _LAYOUTS:
@@ -67,13 +74,13 @@ def recognise(state: State, metadata: Metadata) -> Found:
     )
     raise UnknownNetworkError(
         f"{len(state)} tensors of a network waifu4x does not know, first: {shown or 'none'}; "
-        f"known are {', '.join(sorted(NETWORKS))}"
+        f"known are {', '.join(sorted(ALL_NETWORKS))}"
     )
 
 
 def _stated_config(name: str, text: str, tensors: int) -> NetworkConfig:
     """The config a file of this project states, each value checked against its field's type."""
-    kind = NETWORKS[name].config
+    kind = ALL_NETWORKS[name].config
     try:
         values = json.loads(text)
         hints = get_type_hints(kind)
@@ -82,7 +89,8 @@ def _stated_config(name: str, text: str, tensors: int) -> NetworkConfig:
             raise ValueError("its fields are not those of the network")
         checked = {key: _checked(value, hints[key]) for key, value in values.items()}
         # Every block holds tensors, so their number bounds the depth.
-        if any(checked.get(depth, 0) > tensors for depth in ("blocks", "convs", "depth")):
+        numbers = ("groups", "blocks", "convs", "depth")
+        if math.prod(checked.get(number, 1) for number in numbers) > tensors:
             raise ValueError("it is deeper than the file has tensors")
         return kind(**checked)
     except (ValueError, TypeError, RecursionError) as error:
@@ -290,9 +298,16 @@ _LAYOUTS: tuple[Callable[[State, Metadata], Found | None], ...] = (
     _srvggnet,
     _rrdbnet,
     _srresnet,
+    key_layouts_rank.ranksrgan,
     _msrresnet,
+    key_layouts_meta.metasr,
     key_layouts_later.edsr,
     key_layouts_later.rcan,
     key_layouts_later.span,
     key_layouts_later.plksr,
+    key_layouts_2019.srfbn,
+    key_layouts_2019.san,
+    key_layouts_early.autoencoder,
+    key_layouts_early.aplus,
+    key_layouts_early.scsr,
 )

@@ -171,14 +171,12 @@ def span(state: State, metadata: Metadata) -> Found | None:
         return None
     plain = "no_norm" in state
     if "block_1.c1_r.eval_conv.weight" in state or "block_1.c1_r.sk.weight" in state:
+        blocks = len({key.partition(".")[0] for key in state if key.startswith("block_")})
         rules = [
             (r"conv_1\.", "conv_first."),
             (r"conv_2\.", "conv_after_blocks."),
             (r"upsampler\.0\.", "conv_last."),
-            *(
-                (rf"block_{n + 1}\.c(\d)_r\.", rf"blocks.{n}.conv\1.")
-                for n in range(len({key.split(".")[0] for key in state if key[:6] == "block_"}))
-            ),
+            *((rf"block_{n + 1}\.c(\d)_r\.", rf"blocks.{n}.conv\1.") for n in range(blocks)),
         ]
         state = rekeyed({k: v for k, v in state.items() if k != "no_norm"}, rules)
         state = _without_stacks(state)
@@ -232,6 +230,8 @@ def folded(state: Mapping[str, Tensor], key: str) -> tuple[Tensor, Tensor]:
     """
     into, kernel, out, beside = (state[f"{key}.{part}.weight"] for part in _STACK)
     between = [state[f"{key}.{part}.bias"] for part in _STACK]
+    if any(tensor.dim() != 4 for tensor in (into, kernel, out, beside)):
+        raise ValueError(key)
     colors, middle, wide, channels = into.shape[1], kernel.shape[1], len(kernel), len(out)
     shapes = (
         *((middle, colors, 1, 1), (wide, middle, 3, 3), (channels, wide, 1, 1)),
@@ -240,13 +240,12 @@ def folded(state: Mapping[str, Tensor], key: str) -> tuple[Tensor, Tensor]:
     found = [tensor.shape for tensor in (into, kernel, out, beside, *between)]
     if found != [*shapes] or max(colors, middle, wide, channels) > _MAX_CHANNELS:
         raise ValueError(key)
-    biases = [bias.double() for bias in between]
     ends = out.double()[:, :, 0, 0], into.double()[:, :, 0, 0]
     weight = torch.einsum("om,mnyx,ni->oiyx", ends[0], kernel.double(), ends[1])
     weight[:, :, 1, 1] += beside.double()[:, :, 0, 0]
     # The first one's bias is there around the input, too: at the border it counts as elsewhere.
-    bias = torch.einsum("mnyx,n->m", kernel.double(), biases[0]) + biases[1]
-    return weight, ends[0] @ bias + biases[2] + biases[3]
+    bias = torch.einsum("mnyx,n->m", kernel.double(), between[0].double()) + between[1]
+    return weight, ends[0] @ bias + between[2] + between[3]
 
 
 def plksr(state: State, metadata: Metadata) -> Found | None:

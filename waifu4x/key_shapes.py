@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
-
-from waifu4x.networks import NetworkConfig
 
 State = Mapping[str, Tensor]
 """Flat: every key with its tensor."""
 Metadata = Mapping[str, str]
-Found = tuple[str, NetworkConfig, dict[str, Tensor]]
-"""A key of `networks.NETWORKS`, the numbers, and the state by this project's keys."""
+Found = tuple[str, Any, dict[str, Tensor]]
+"""A key of `networks.NETWORKS`, its config, and the state by this project's keys."""
 
 
 def conv_shape(state: State, key: str) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +16,7 @@ class Model:
 
     name: str
     architecture: str
-    """A key of `waifu4x.networks.NETWORKS`; ``onnx`` for the graph of a file."""
+    """A key of `waifu4x.networks.ALL_NETWORKS`; ``onnx`` for the graph of a file."""
     network: nn.Module
     """On the CPU, float32, in eval mode, without gradients."""
     scale: int
@@ -36,5 +36,10 @@ class Model:
     licence: str | None
     metadata: dict[str, str]
     path: Path
+    any_scale: bool = False
+    """It enlarges by any factor from 1 to `scale` in one pass, whole or not; see
+    `networks.metasr`."""
     global_context: bool = False
     """Every pixel of a tile has some influence on every other; see `NetworkConfig`."""
+    reference: Literal["none", "optional", "needed"] = "none"
+    """Whether it is shown a sharp picture of something similar, too: see `networks`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,6 +11,7 @@ from waifu4x import automatic, catalog, kept_starts, weights
 from waifu4x.engines import Opened
 from waifu4x.errors import UnknownModelError, UsageError
 from waifu4x.model_facts import Model
+from waifu4x.reference_pictures import BLANK
 from waifu4x.resample import Kernel
 from waifu4x.tiled import TiledRunner
 from waifu4x.upscaler import Options, Upscaler
@@ -30,6 +31,7 @@ def open_upscaler(
     on_download: Callable[[int, int], None] | None = None,
     memory_bytes: int | None = None,
     scale: float | None = None,
+    references: Sequence[str | Path] = (),
 ) -> Upscaler:
     """An upscaler for a model of the catalogue, a model of the user's, or a file of weights.
 
@@ -49,16 +51,12 @@ def open_upscaler(
         memory_bytes: what a tile may take of the device's memory at most.
         scale: output over input, if all pictures have the same: a model with a sibling for x2
             gives way to it where that is enough.
+        references: sharp pictures of the same scene, for models that take them; see `reference`.
 
     Raises:
-        UnknownModelError, WeightsError, DeviceError, UsageError.
+        UnknownModelError, WeightsError, DeviceError, UsageError; PictureReadError for references.
     """
-    chosen = options or Options()
     kind = _kind(model) if isinstance(model, str) else None
-    if kind == "resample":
-        choices = device, precision, engine, tile_px, tta, compiled
-        is_bare = choices == ("auto", "auto", "auto", None, False, False)
-        return _filter(str(model), chosen, is_bare=is_bare)
     wishes = _Wishes(
         device=device,
         precision=precision,
@@ -67,23 +65,37 @@ def open_upscaler(
         tile_px=tile_px,
         tta=tta,
         memory_bytes=memory_bytes,
-        options=chosen,
+        options=options or Options(),
+        references=tuple(references),
     )
+    if kind == "resample":
+        return _filter(str(model), wishes)
     if model == catalog.AUTO:
-        return automatic.open_auto(lambda row: _of_row(row, wishes), scale=scale, options=chosen)
+        return _auto(wishes, scale)
     if kind is not None:
         model = catalog.for_scale(weights.find(str(model)), scale).name
     return _network(weights.resolve(model, offline=offline, on_progress=on_download), wishes)
 
 
-def _filter(name: str, options: Options, *, is_bare: bool) -> Upscaler:
+def _auto(wishes: _Wishes, scale: float | None) -> Upscaler:
+    _refuse_references(catalog.AUTO, wishes.references)
+
+    def open_row(row: catalog.CatalogRow) -> Upscaler:
+        return _network(weights.resolve(row.name), wishes)
+
+    return automatic.open_auto(open_row, scale=scale, options=wishes.options)
+
+
+def _filter(name: str, wishes: _Wishes) -> Upscaler:
     kernel = cast(Kernel, weights.find(name).name)
-    if not is_bare:
+    _refuse_references(kernel, wishes.references)
+    choices = wishes.device, wishes.precision, wishes.engine, wishes.tile_px, wishes.tta
+    if choices != ("auto", "auto", "auto", None, False) or wishes.compiled:
         raise UsageError(
             f"{kernel} is no network: --device, -g, --precision, --compile, --engine, --tile "
             f"and --tta have nothing to act on"
         )
-    return Upscaler(model=kernel, options=options)
+    return Upscaler(model=kernel, options=wishes.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,14 +110,18 @@ class _Wishes:
     tta: bool
     memory_bytes: int | None
     options: Options
-
-
-def _of_row(row: catalog.CatalogRow, wishes: _Wishes) -> Upscaler:
-    return _network(weights.resolve(row.name), wishes)
+    references: tuple[str | Path, ...]
 
 
 def _network(found: weights.ResolvedWeights, wishes: _Wishes) -> Upscaler:
-    loaded, opened = _recalled(found, wishes) or _opened(found, wishes)
+    ready = None if wishes.references else _recalled(found, wishes)
+    if ready is None:
+        loaded = _loaded(found)
+        if loaded.reference != "none":
+            return _with_references(loaded, wishes)
+        _refuse_references(loaded.name, wishes.references)
+        ready = loaded, _opened(loaded, wishes)
+    loaded, opened = ready
     runner = TiledRunner(
         loaded,
         precision=wishes.precision,
@@ -134,17 +150,48 @@ def _recalled(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, O
     )
 
 
-def _opened(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, Opened]:
+def _loaded(found: weights.ResolvedWeights) -> Model:
     from waifu4x import checkpoints, onnx_files
+
+    if found.path.suffix.lower() == onnx_files.SUFFIX:
+        return onnx_files.load(found.path, name=found.name, folder=conversions_folder())
+    licence = found.row.licence if found.row else None
+    return checkpoints.load(found.path, name=found.name, licence=licence)
+
+
+def _refuse_references(name: str, references: Sequence[str | Path]) -> None:
+    """A blank one is none, and is of no harm to a model that takes none."""
+    if any(str(each) != BLANK for each in references):
+        raise UsageError(
+            f"{name} takes no reference: leave --reference out, or give a model that does by -m"
+        )
+
+
+def _with_references(loaded: Model, wishes: _Wishes) -> Upscaler:
+    from waifu4x import reference
+
+    plain = wishes.engine in ("auto", "torch") and wishes.precision in ("auto", "fp32")
+    if not plain or wishes.tta or wishes.compiled:
+        raise UsageError(
+            f"{loaded.name} takes references, and runs in fp32 by torch alone: leave --engine, "
+            f"--precision, --compile and --tta out"
+        )
+    return reference.open_reference(
+        loaded,
+        wishes.references,
+        device=wishes.device,
+        tile_px=wishes.tile_px,
+        options=wishes.options,
+    )
+
+
+def _opened(loaded: Model, wishes: _Wishes) -> Opened:
+    from waifu4x import onnx_files
     from waifu4x.engines import choice
 
     engine, folder = wishes.engine, conversions_folder()
-    if found.path.suffix.lower() == onnx_files.SUFFIX:
-        loaded = onnx_files.load(found.path, name=found.name, folder=folder)
+    if loaded.path.suffix.lower() == onnx_files.SUFFIX:
         engine = "onnxruntime" if engine == "auto" else engine
-    else:
-        licence = found.row.licence if found.row else None
-        loaded = checkpoints.load(found.path, name=found.name, licence=licence)
     opened = choice.open_engine(
         loaded.network,
         engine=engine,
@@ -155,7 +202,7 @@ def _opened(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, Ope
         folder=folder,
     )
     kept_starts.keep(loaded, opened, folder, precision=wishes.precision)
-    return loaded, opened
+    return opened
 
 
 def conversions_folder() -> Path:

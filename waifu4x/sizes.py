@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
 
 from waifu4x.errors import UsageError
 
 _MAX_WISH = 1_000_000_000
+# Above the sides of most pictures, so that the ratio of two of them comes back as it was.
+_MAX_DENOMINATOR = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,19 @@ class Target:
         # The tiny term keeps 333 * (1000 / 333) at 1000 although the product is 999.9999….
         width, height = (max(1, math.floor(n * factor + 0.5 + 1e-9)) for n in (width_px, height_px))
         return width, height
+
+
+class Pass(NamedTuple):
+    """One pass of a network of any scale."""
+
+    scale: Fraction
+    size_px: tuple[int, int]
+    """(height, width) of what it gives: at most ⌈scale · n⌉ of n pixels."""
+
+
+def exact(factor: float) -> Fraction:
+    """The fraction that is meant: 27/10 for 2.7, 1000/333 for what 1000 / 333 gives."""
+    return Fraction(factor).limit_denominator(_MAX_DENOMINATOR)
 
 
 # A last resample that enlarges by so little blurs nothing; another pass of a x4 network would cost

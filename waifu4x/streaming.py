@@ -143,7 +143,7 @@ def _stages_bytes(
     if isinstance(model, str) or not grids:
         return resampled
     reached = model.scale ** len(grids)
-    exact = (header.width_px * reached, header.height_px * reached) == size_px
+    exact = model.any_scale or (header.width_px * reached, header.height_px * reached) == size_px
     direct = exact and upscaler.ends_in_integers((float(model.scale),))
     held = 0.0 if direct else resampled
     if model.channels_in == 1:

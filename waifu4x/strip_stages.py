@@ -17,6 +17,7 @@ import numpy.typing as npt
 from waifu4x.canvas import FloatArray, from_unit
 from waifu4x.enlarging import LAST_RESAMPLE, Way, times, to_gray, to_rgb, to_ycbcr
 from waifu4x.resample import resize_rows
+from waifu4x.sizes import Pass
 from waifu4x.strip_colors import locked
 from waifu4x.strips import Rows, RowWindow
 
@@ -36,6 +37,7 @@ class Bands(Protocol):
         *,
         channels: int,
         dtype: npt.DTypeLike,
+        to: Pass | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[npt.NDArray]: ...
 
@@ -137,14 +139,16 @@ class StripEnlargement(Way):
                 larger_px = self.size_px if final else times(shown_px, factor)
                 resized = resize_rows(rows, shown_px, larger_px)
                 rows, shown_px = RowWindow.of(resized, larger_px[0]).reader(), larger_px
+            to = self.pass_of(number, shown_px, model)
             bands = self.bands(
                 rows,
                 shown_px,
                 channels=channels,
                 dtype=dtype if final else np.float32,
+                to=to,
                 on_progress=self.parts.add(float(shown_px[0] * shown_px[1])),
             )
-            shown_px = shown_px[0] * model.scale, shown_px[1] * model.scale
+            shown_px = to.size_px if to else (shown_px[0] * model.scale, shown_px[1] * model.scale)
         return bands, shown_px
 
     def _mixed(

@@ -16,6 +16,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from waifu4x.engines import Engine, FloatArray, Opened
 from waifu4x.engines.ensemble import EightfoldEngine
 from waifu4x.errors import UsageError
 from waifu4x.model_facts import Model
+from waifu4x.sizes import Pass
 from waifu4x.tile_sizes import TileSizes
-from waifu4x.tiling import Span, Tile, TileGrid
+from waifu4x.tiling import Tile, TileGrid
 from waifu4x.windows import WindowRunner
 
 SMALLEST_CHOICE_PX = 16
@@ -80,8 +82,7 @@ class TiledRunner:
         Raises:
             UsageError, DeviceError: choices that make no sense, or cannot be met here.
         """
-        if tile_px is not None and tile_px < SMALLEST_CHOICE_PX:
-            raise UsageError(f"a tile must be at least {SMALLEST_CHOICE_PX} px, not {tile_px}")
+        _check(model, tile_px=tile_px, tta=tta)
         how = {"engine": engine, "device": device, "precision": precision, "compiled": compiled}
         opened = opened or _opened(model, engines_folder, **how)
         self.device = opened.devices[0]
@@ -132,17 +133,19 @@ class TiledRunner:
         image: FloatArray,
         *,
         canvas: Canvas | None = None,
+        to: Pass | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> npt.NDArray:
         """One pass of the network over one picture: see `run_all`."""
         canvases = None if canvas is None else [canvas]
-        return self.run_all([image], canvases=canvases, on_progress=on_progress)[0]
+        return self.run_all([image], canvases=canvases, to=to, on_progress=on_progress)[0]
 
     def run_all(
         self,
         images: Sequence[FloatArray],
         *,
         canvases: Sequence[Canvas] | None = None,
+        to: Pass | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> list[npt.NDArray]:
         """One pass of the network over pictures that are alike, their tiles in common batches.
@@ -155,21 +158,24 @@ class TiledRunner:
                 an RGB network, which then sees three equal channels and whose result is made gray
                 again.
             canvases: where the results go; by default new ones of float32.
+            to: what a network of any scale shall give, by default what one of its `scale` would.
             on_progress: called with the share done, 0..1.
 
         Returns:
-            The canvases' values (s·h, s·w, C), in [0, 1] or integers.
+            The canvases' values (s·h, s·w, C), or of the size in `to`; in [0, 1] or integers.
 
         Raises:
-            ValueError: no pictures, or of several shapes.
+            ValueError: no pictures, or of several shapes; or they are too small for what `to` says.
             NumericsError, OutOfMemoryError: see the two ladders above.
         """
         if len({image.shape for image in images}) != 1:
             raise ValueError("the pictures of one run must be of one shape")
         height, width, channels = images[0].shape
-        scale = self._engine.scale
+        plain = self._engine.scale
+        scale, size_px = to or (plain, (height * plain, width * plain))
+        if math.ceil(height * scale) < size_px[0] or math.ceil(width * scale) < size_px[1]:
+            raise ValueError(f"{height}×{width} px times {scale} are less than {size_px}")
         if canvases is None:
-            size_px = height * scale, width * scale
             canvases = [Canvas(size_px, channels=channels, dtype=np.float32) for _ in images]
         padded = [_pad_to_multiple(image, self._model.size_multiple) for image in images]
         report = on_progress or (lambda share: None)
@@ -179,9 +185,10 @@ class TiledRunner:
             pairs = list(itertools.product(range(len(images)), grid))
             batch_size = min(self._sizes.batch_size(grid), len(pairs))
             try:
-                for number, (n, tile, core) in enumerate(
-                    self._cores(padded, pairs, grid, canvas=canvases[0], batch_size=batch_size), 1
-                ):
+                cores = self._cores(
+                    padded, pairs, grid, canvas=canvases[0], batch_size=batch_size, scale=scale
+                )
+                for number, (n, tile, core) in enumerate(cores, 1):
                     canvases[n].put(*_fitted(tile.place(scale), core, canvases[n]))
                     if number % batch_size == 0 or number == len(pairs):
                         report(number / len(pairs))
@@ -196,6 +203,7 @@ class TiledRunner:
         *,
         channels: int,
         dtype: npt.DTypeLike,
+        to: Pass | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> Iterator[npt.NDArray]:
         """One pass of the network over one picture, in bands of rows from its top to its bottom.
@@ -207,27 +215,35 @@ class TiledRunner:
                 [0, 1]; both numbers never fall from one call to the next.
             size_px: height and width of the picture.
             channels: the picture's.
+            to: as in `run_all`.
 
         Yields:
-            (n, s·w, C) arrays, whose rows add up to s·h.
+            (n, s·w, C) arrays, whose rows add up to s·h; or those of the size in `to`.
 
         Raises:
             MemoryFullError: the device's memory was full: begin again, it may fit now.
             NumericsError, OutOfMemoryError: see the two ladders above.
         """
         height_px, width_px = size_px
-        multiple, scale = self._model.size_multiple, self._engine.scale
+        multiple = self._model.size_multiple
+        plain = self._engine.scale
+        scale, out_px = to or (plain, (height_px * plain, width_px * plain))
         height, width = (n + -n % multiple for n in size_px)
         grid = self._sizes.plan(height, width, sample_bytes=np.dtype(dtype).itemsize)
         for number, span in enumerate(grid.rows):
             stop = min(span.window_start + span.window_px, height_px)
             image = _pad_to_multiple(rows(span.window_start, stop), multiple)
-            height = (min(span.core_stop, height_px) - span.core_start) * scale
-            canvas = Canvas((height, width_px * scale), channels=channels, dtype=dtype)
-            pairs = [(0, Tile(_from_zero(span), columns)) for columns in grid.columns]
+            place = span.outer(scale)
+            height = min(place.stop, out_px[0]) - place.start
+            canvas = Canvas((height, out_px[1]), channels=channels, dtype=dtype)
+            pairs = [(0, Tile(span, columns)) for columns in grid.columns]
             batch_size = min(self._sizes.batch_size(grid), len(pairs))
             for _, tile, core in self._cores(
-                [image], pairs, grid, canvas=canvas, batch_size=batch_size
+                *([image], pairs, grid),
+                canvas=canvas,
+                batch_size=batch_size,
+                scale=scale,
+                top_px=span.window_start,
             ):
                 place = slice(0, height), tile.place(scale)[1]
                 canvas.put(*_fitted(place, core, canvas))
@@ -266,28 +282,34 @@ class TiledRunner:
         *,
         canvas: Canvas,
         batch_size: int,
+        scale: int | Fraction,
+        top_px: int = 0,
     ) -> Iterator[tuple[int, Tile, npt.NDArray]]:
         """The core of the result for every pair of an image's number and a tile, in their order.
 
-        `grid` is what the tiles were planned as, `canvas` one of those that the results are for.
+        `grid` is what the tiles were planned as, `canvas` one of those that the results are for,
+        `top_px` the row of the picture that the images begin at.
         Raises MemoryFullError after having seen to it that less is taken the next time.
         """
         started = time.perf_counter()
-        scale = self._engine.scale
         self.last_tile_px = grid.core_px
         self.last_waste = grid.waste
         self._unsaid.clear()
-        batches = _batched(pairs, batch_size)
-        windows = (np.stack([tile.cut(images[n]) for n, tile in batch]) for batch in batches)
         # What three channels gave becomes one by a sum of floats.
         kept = canvas.values.shape[2] == self._engine.channels
         dtype = canvas.values.dtype if kept else np.dtype(np.float32)
         remaining = iter(pairs)
         try:
-            for results in self._windows.stream(windows, dtype=dtype):
-                for result in results:
-                    n, tile = next(remaining)
-                    yield n, tile, tile.core(result, scale)
+            for windows, alike in self._alike(pairs, scale):
+                batches = _batched(alike, batch_size)
+                stacks = (
+                    np.stack([tile.cut(images[n], top_px=top_px) for n, tile in batch])
+                    for batch in batches
+                )
+                for results in windows.stream(stacks, dtype=dtype):
+                    for result in results:
+                        n, tile = next(remaining)
+                        yield n, tile, tile.core(result, scale)
         except (RuntimeError, MemoryError) as error:
             if not devices.is_out_of_memory(error):
                 raise
@@ -302,6 +324,24 @@ class TiledRunner:
                 self._note(note)
             raise MemoryFullError
 
+    def _alike(
+        self, pairs: Sequence[tuple[int, Tile]], scale: int | Fraction
+    ) -> Iterator[tuple[WindowRunner, Iterable[tuple[int, Tile]]]]:
+        """Pairs that follow each other and can be in one batch, and what runs them.
+
+        A network of any scale is another one for windows of other remainders, see `AnyScaleEngine`.
+        """
+        if isinstance(scale, int):
+            yield self._windows, pairs
+            return
+
+        def remainders(pair: tuple[int, Tile]) -> tuple[int, int]:
+            row, column = pair[1].origin
+            return row % scale.denominator, column % scale.denominator
+
+        for origin, alike in itertools.groupby(pairs, key=remainders):
+            yield self._windows.at(scale, origin), alike
+
     def _exact_engine(self) -> Engine:
         from waifu4x.engines import choice
 
@@ -311,6 +351,17 @@ class TiledRunner:
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:
             self.notes.append(sentence)
+
+
+def _check(model: Model, *, tile_px: int | None, tta: bool) -> None:
+    """Raises UsageError for choices that make no sense."""
+    if tile_px is not None and tile_px < SMALLEST_CHOICE_PX:
+        raise UsageError(f"a tile must be at least {SMALLEST_CHOICE_PX} px, not {tile_px}")
+    if tta and model.any_scale:
+        raise UsageError(
+            f"{model.name} enlarges by any factor, which gives no picture that could be turned "
+            f"back pixel by pixel: leave --tta out"
+        )
 
 
 def _opened(model: Model, folder: Path | None, **how: Any) -> Opened:
@@ -334,16 +385,6 @@ def _fitted(
     height, width = canvas.values.shape[:2]
     rows, columns = place
     return place, core[: height - rows.start, : width - columns.start]
-
-
-def _from_zero(span: Span) -> Span:
-    """The same span of a picture that begins where its window does."""
-    return Span(
-        window_start=0,
-        window_px=span.window_px,
-        core_start=span.core_start - span.window_start,
-        core_stop=span.core_stop - span.window_start,
-    )
 
 
 def _pad_to_multiple(image: FloatArray, multiple: int) -> FloatArray:

@@ -5,13 +5,18 @@ a larger *window*, with `halo_px` more pixels on every side where the picture ha
 of a picture are of one size and lie inside it, so they can be batched, and at the picture's borders
 the network pads exactly as it would for the whole picture. When the halo reaches the network's
 receptive radius, the cores put together are guaranteed to equal one pass over the whole picture.
+
+A scale may be a fraction r, for networks of any scale. An output pixel i belongs to the input pixel
+⌊i/r⌋, and so those of a span are ⌈r·start⌉ up to ⌈r·stop⌉.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy.typing as npt
 
@@ -25,16 +30,14 @@ class Span:
     core_start: int
     core_stop: int
 
-    def inner(self, scale: int) -> slice:
+    def inner(self, scale: int | Fraction) -> slice:
         """The core's place inside the window's result, in output pixels."""
-        return slice(
-            (self.core_start - self.window_start) * scale,
-            (self.core_stop - self.window_start) * scale,
-        )
+        first, core = math.ceil(self.window_start * scale), self.outer(scale)
+        return slice(core.start - first, core.stop - first)
 
-    def outer(self, scale: int) -> slice:
+    def outer(self, scale: int | Fraction) -> slice:
         """The core's place in the whole result, in output pixels."""
-        return slice(self.core_start * scale, self.core_stop * scale)
+        return slice(math.ceil(self.core_start * scale), math.ceil(self.core_stop * scale))
 
     @property
     def window(self) -> slice:
@@ -49,15 +52,22 @@ class Tile:
     rows: Span
     columns: Span
 
-    def cut(self, image: npt.NDArray) -> npt.NDArray:
-        """The window of `image` (h, w, C), as a view."""
-        return image[self.rows.window, self.columns.window]
+    @property
+    def origin(self) -> tuple[int, int]:
+        """Row and column of the picture at which the window begins."""
+        return self.rows.window_start, self.columns.window_start
 
-    def core(self, result: npt.NDArray, scale: int) -> npt.NDArray:
+    def cut(self, image: npt.NDArray, *, top_px: int = 0) -> npt.NDArray:
+        """The window of `image` (h, w, C), as a view; the image begins at the picture's row
+        `top_px`."""
+        start = self.rows.window_start - top_px
+        return image[start : start + self.rows.window_px, self.columns.window]
+
+    def core(self, result: npt.NDArray, scale: int | Fraction) -> npt.NDArray:
         """The core of this window's `result` (s·window_h, s·window_w, C), as a view."""
         return result[self.rows.inner(scale), self.columns.inner(scale)]
 
-    def place(self, scale: int) -> tuple[slice, slice]:
+    def place(self, scale: int | Fraction) -> tuple[slice, slice]:
         """Rows and columns of the whole output that this tile's core fills."""
         return self.rows.outer(scale), self.columns.outer(scale)
 

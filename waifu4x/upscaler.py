@@ -105,7 +105,8 @@ class Upscaler:
         if isinstance(self.model, str):
             return ()
         if not self.model.pre_upsampled:
-            return sizes.passes(factor, native=self.model.scale)
+            any_factor = self.model.any_scale
+            return sizes.passes(factor, native=self.model.scale, any_factor=any_factor)
         trained = self.model.scales
         if trained is None:
             # The file does not say what it was trained for: whoever asks for a factor knows.
@@ -126,6 +127,11 @@ class Upscaler:
     def identity(self) -> str:
         """What decides the pixels that it makes: the sha256 of the model's file, or the kernel."""
         return self.model if isinstance(self.model, str) else self.model.sha256
+
+    @property
+    def beside(self) -> str:
+        """What else decides the pixels, for the provenance: references. Nothing of most models."""
+        return ""
 
     def for_picture(self, picture: Picture) -> Upscaler:
         """What enlarges this picture: itself, but for one that chooses among models."""
@@ -197,7 +203,9 @@ class Upscaler:
         # the last pass writes integers, what the network gives, that resampled along one axis and
         # along both. Strength, colour lock and luma take no more when some of these are gone.
         floats_px = input_px * (3 if header.has_alpha else 1)
-        if not self.ends_in_integers(passes) or passed_px != output_px:
+        any_scale = not isinstance(self.model, str) and self.model.any_scale
+        reached = passed_px == output_px or any_scale
+        if not self.ends_in_integers(passes) or not reached:
             floats_px += output_px + math.sqrt(passed_px * output_px) + (passed_px if passes else 0)
         float_bytes = 4 * header.channels * floats_px
         # As integers: the input, with the blocks that its decoder leaves behind, and the result;

@@ -188,7 +188,7 @@ def add(
             name=name,
             kind="user",
             architecture=model.architecture,
-            scale=None if model.pre_upsampled else model.scale,
+            scale=None if model.pre_upsampled or model.any_scale else model.scale,
             licence=model.licence or "unknown",
             good_for=f"added from {file.name}",
             # With the hash in its name a new version never overwrites the one still in use.
@@ -387,8 +387,7 @@ def _row_path(name: str) -> Path:
 
 def _read_row(path: Path) -> CatalogRow:
     try:
-        stored = dict(json.loads(path.read_bytes()))
-        # Of what another version wrote, what this one knows.
+        stored = dict(json.loads(path.read_bytes()))  # perhaps by another version
         facts = {f.name: stored[f.name] for f in fields(CatalogRow) if f.name in stored}
         row = CatalogRow(**{**facts, "kind": "user", "aliases": (), "up_to": {}})
         if Path(_file_of(row)).name != row.file or not row.sha256:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x.engines import Engine, FloatArray
+from waifu4x.engines import AnyScaleEngine, Engine, FloatArray
 from waifu4x.errors import NumericsError
 
 
@@ -39,6 +41,31 @@ class WindowRunner:
         self._name = name
         self._exact = exact
         self._note = note
+        self._scale: Fraction | None = None
+        self._placed: dict[tuple[int, int], WindowRunner] = {}
+
+    def at(self, scale: Fraction, origin: tuple[int, int]) -> WindowRunner:
+        """The same for windows that begin at `origin`; see `AnyScaleEngine.at`.
+
+        Kept are those of the latest scale.
+        """
+
+        def there(engine: Engine) -> Engine:
+            return cast(AnyScaleEngine, engine).at(scale, origin)
+
+        if scale != self._scale:
+            self._scale, self._placed = scale, {}
+        if origin not in self._placed:
+            exact = self._exact
+            # From one of the same scale, whose kernels are made already.
+            near = next(iter(self._placed.values()), self)
+            self._placed[origin] = WindowRunner(
+                there(near.engine),
+                name=self._name,
+                exact=None if exact is None else lambda: there(exact()),
+                note=self._note,
+            )
+        return self._placed[origin]
 
     def stream(
         self, batches: Iterable[FloatArray], *, dtype: npt.DTypeLike

@@ -304,6 +304,7 @@ def stamped(content: Content, part: Part, request: Request) -> Content:
         "tile": str(request.tile_px or ""),
         "precision": part.facts.precision if part.facts is not None else "",
         "engine": part.facts.engine if part.facts is not None else "",
+        "references": upscaler.beside,
     }
     made = Provenance(
         tool="waifu4x",

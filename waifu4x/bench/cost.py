@@ -42,7 +42,8 @@ def measure_cost(network: nn.Module, config: NetworkConfig) -> Cost:
     """The cost of a network that states `config`; its weights are not used and nothing is computed.
 
     `network` maps (N, C, h, w) to (N, C, s·h, s·w), see `waifu4x.networks`; it is left as it is.
-    Layers that are no modules (`torch.nn.functional` with weights of its own) go uncounted.
+    Layers that are no modules (`torch.nn.functional` with weights of its own) go uncounted, and a
+    module that has `multiply_adds(x, y)` counts itself.
     """
     multiple = config.size_multiple
     height, width = (math.ceil(side / multiple) * multiple for side in _PROBE_PX)
@@ -57,6 +58,9 @@ def measure_cost(network: nn.Module, config: NetworkConfig) -> Cost:
 
 def count_multiply_adds(network: nn.Module, shape: tuple[int, ...]) -> int:
     """Of one pass over an input of this shape, batch included."""
+    if hasattr(network, "multiply_adds_for"):
+        # What it computes depends on values, and there are none below.
+        return network.multiply_adds_for(shape)  # pyright: ignore[reportCallIssue]
     counted = 0
 
     def count(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -65,7 +69,8 @@ def count_multiply_adds(network: nn.Module, shape: tuple[int, ...]) -> int:
 
     probe = copy.deepcopy(network).eval()
     for module in probe.modules():
-        if isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
+        own = hasattr(module, "multiply_adds")
+        if own or isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)):
             module.register_forward_hook(count)
     # Fake tensors have a shape and no values, so nothing is computed. Those on the device "meta"
     # have neither, but no autocast can be switched off for it, as networks here do.
@@ -75,7 +80,9 @@ def count_multiply_adds(network: nn.Module, shape: tuple[int, ...]) -> int:
     return counted
 
 
-def _of_layer(module: nn.Module, given: Tensor, output: Tensor) -> int:
+def _of_layer(module: Any, given: Tensor, output: Tensor) -> int:
+    if hasattr(module, "multiply_adds"):
+        return module.multiply_adds(given, output)
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
     if isinstance(module, _TRANSPOSED):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import pictures
+from waifu4x import pictures, sizes
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -31,6 +31,10 @@ def as_rgb(image: Uint8Array) -> Uint8Array:
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
-def cut_to_multiple(image: Uint8Array, scale: int) -> Uint8Array:
-    """The upper left of (H, W, C) whose sides are multiples of `scale`; MATLAB's "modcrop"."""
-    return image[: image.shape[0] // scale * scale, : image.shape[1] // scale * scale]
+def cut_to_multiple(image: Uint8Array, scale: float) -> Uint8Array:
+    """The upper left of (H, W, C) whose sides are multiples of `scale`; MATLAB's "modcrop".
+
+    Of 2.7 they are multiples of 27: then it can be shrunk to whole pixels, of which 10 are those.
+    """
+    whole = sizes.exact(scale).numerator
+    return image[: image.shape[0] // whole * whole, : image.shape[1] // whole * whole]

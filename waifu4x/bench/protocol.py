@@ -8,6 +8,7 @@ result by 0.01 to 0.1 dB.
 from __future__ import annotations
 
 import io
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from waifu4x import color, headers
+from waifu4x import color, headers, sizes
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import luma_8bit, shaved
 from waifu4x.errors import UsageError
@@ -87,7 +88,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """An enlarged picture and the truth, both with `scale` px cut off every border."""
+    """An enlarged picture and the truth, both with ⌈scale⌉ px cut off every border."""
 
     luma: Plane
     """(h, w), in 16..235; of a gray file that keeps its levels in 0..255. Likewise `true_luma`."""
@@ -131,13 +132,14 @@ def check_jpeg(quality: int, *, protocol: Protocol, is_small_given: bool) -> Non
 
 
 def check_sizes(
-    path: Path, *, scale: int, lr: Path | None = None, jpeg_quality: int | None = None
+    path: Path, *, scale: float, lr: Path | None = None, jpeg_quality: int | None = None
 ) -> None:
     """Raise what `enlarge` would raise for the sizes of its files, from their headers alone."""
     header = headers.read(path)
-    size_px = (header.height_px // scale * scale, header.width_px // scale * scale)
+    whole = sizes.exact(scale).numerator
+    size_px = (header.height_px // whole * whole, header.width_px // whole * whole)
     _check_large_enough(path, size_px, scale=scale)
-    if jpeg_quality is not None and max(size_px) // scale > _LONGEST_JPEG_PX:
+    if jpeg_quality is not None and max(_shrunk_px(size_px, scale)) > _LONGEST_JPEG_PX:
         raise UsageError(
             f"{path} at x{scale} is more than {_LONGEST_JPEG_PX} px long, which no JPEG can be; "
             f"take it out of there"
@@ -151,7 +153,7 @@ def enlarge(
     upscaler: Upscaler,
     path: Path,
     *,
-    scale: int,
+    scale: float,
     protocol: Protocol,
     lr: Path | None = None,
     jpeg_quality: int | None = None,
@@ -184,13 +186,13 @@ def enlarge(
     started = time.perf_counter()
     enlarged, facts = upscaler.upscale(Picture(pixels=small), Target(scale=scale))
     time_s = time.perf_counter() - started
-    sr = enlarged.pixels
+    sr, border_px = enlarged.pixels, math.ceil(scale)
     return Enlarged(
         pair=Pair(
-            luma=shaved(protocol.luma(sr), scale),
-            true_luma=shaved(protocol.luma(hr), scale),
-            rgb=shaved(as_rgb(sr), scale),
-            true_rgb=shaved(as_rgb(hr), scale),
+            luma=shaved(protocol.luma(sr), border_px),
+            true_luma=shaved(protocol.luma(hr), border_px),
+            rgb=shaved(as_rgb(sr), border_px),
+            true_rgb=shaved(as_rgb(hr), border_px),
         ),
         time_s=time_s,
         megapixels=_megapixels(hr),
@@ -198,16 +200,23 @@ def enlarge(
     )
 
 
-def _check_large_enough(path: Path, size_px: tuple[int, ...], *, scale: int) -> None:
+def _check_large_enough(path: Path, size_px: tuple[int, ...], *, scale: float) -> None:
     # As many are cut off every border: something must be left.
-    if min(size_px) <= 2 * scale:
+    if min(size_px) <= 2 * math.ceil(scale):
         raise UsageError(f"{path} is too small to measure at x{scale}; take it out of there")
 
 
+def _shrunk_px(size_px: tuple[int, ...], scale: float) -> tuple[int, int]:
+    """Of a picture that was cut for this scale."""
+    ratio = sizes.exact(scale)
+    height, width = (n * ratio.denominator // ratio.numerator for n in size_px[:2])
+    return height, width
+
+
 def _check_small(
-    lr: Path, small_px: tuple[int, ...], size_px: tuple[int, ...], *, scale: int, path: Path
+    lr: Path, small_px: tuple[int, ...], size_px: tuple[int, ...], *, scale: float, path: Path
 ) -> None:
-    wanted = (size_px[0] // scale, size_px[1] // scale)
+    wanted = _shrunk_px(size_px, scale)
     if small_px != wanted:
         raise UsageError(
             f"{lr} is {small_px[1]}×{small_px[0]} px, and {path} at x{scale} needs "
@@ -215,7 +224,7 @@ def _check_small(
         )
 
 
-def _given(lr: Path, hr: Uint8Array, *, scale: int, path: Path) -> Uint8Array:
+def _given(lr: Path, hr: Uint8Array, *, scale: float, path: Path) -> Uint8Array:
     """A low-resolution picture that somebody has shrunk, with as many channels as `hr`."""
     small = read_8bit(lr)
     _check_small(lr, small.shape[:2], hr.shape[:2], scale=scale, path=path)
@@ -237,7 +246,7 @@ def _compressed(image: Uint8Array, quality: int) -> Uint8Array:
 
 
 def _enlarge_luma(
-    upscaler: Upscaler, hr: Uint8Array, *, scale: int, protocol: Protocol
+    upscaler: Upscaler, hr: Uint8Array, *, scale: float, protocol: Protocol
 ) -> Enlarged:
     """For networks of luma alone, and for resampling: no colour is involved at any point."""
     truth = protocol.luma(hr)
@@ -248,7 +257,10 @@ def _enlarge_luma(
     levels = np.clip(np.floor(sr.astype(np.float64) * 255.0 + 0.5), 0.0, 255.0)
     return Enlarged(
         pair=Pair(
-            luma=shaved(levels, scale), true_luma=shaved(truth, scale), rgb=None, true_rgb=None
+            luma=shaved(levels, math.ceil(scale)),
+            true_luma=shaved(truth, math.ceil(scale)),
+            rgb=None,
+            true_rgb=None,
         ),
         time_s=time_s,
         megapixels=_megapixels(hr),

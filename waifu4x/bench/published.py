@@ -58,7 +58,7 @@ class Figure:
     """Lower is better, as PI."""
     pi: float | None = None
 
-    def applies_to(self, dataset: str, scale: int) -> bool:
+    def applies_to(self, dataset: str, scale: float) -> bool:
         """Whether it is of this set and scale; case does not matter, and BSD100 is B100."""
         return (self.dataset.casefold(), self.scale) == (_folded_set(dataset), scale)
 

@@ -48,7 +48,7 @@ class Result:
 
     model: str
     dataset: str
-    scale: int
+    scale: float
     protocol: str
     pictures: tuple[PictureResult, ...]
     """At least one, in the order of their names."""
@@ -126,13 +126,13 @@ class Report:
         """Whether any small pictures were compressed."""
         return any(result.jpeg_quality is not None for result in self.results)
 
-    def groups(self) -> list[tuple[str, int, tuple[Result, ...], tuple[Figure, ...]]]:
+    def groups(self) -> list[tuple[str, float, tuple[Result, ...], tuple[Figure, ...]]]:
         """(set, scale, what was measured, what was published), in the order of measuring.
 
         What was measured is of one compression, so that a set at a scale may come several times.
         Nothing that was published is of compressed pictures.
         """
-        found: dict[tuple[str, int, int | None], list[Result]] = {}
+        found: dict[tuple[str, float, int | None], list[Result]] = {}
         for result in self.results:
             place = (result.dataset, result.scale, result.jpeg_quality)
             found.setdefault(place, []).append(result)
@@ -159,7 +159,7 @@ class Report:
         return min(found) if column.is_lower_better else max(found)
 
 
-def place_name(dataset: str, scale: int, *, jpeg_quality: int | None = None) -> str:
+def place_name(dataset: str, scale: float, *, jpeg_quality: int | None = None) -> str:
     """A set at a scale, and how it was compressed, for people: "Set5 x4, JPEG 75"."""
     compression = "" if jpeg_quality is None else f", JPEG {jpeg_quality}"
     return f"{dataset} x{scale}{compression}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from waifu4x import weights
-from waifu4x.bench import published
+from waifu4x.bench import published, references
 from waifu4x.bench.measures import Measure
 from waifu4x.bench.peaks import PeakMemory
 from waifu4x.bench.protocol import (
@@ -52,7 +52,8 @@ class Plan:
 
     models: tuple[ModelName, ...]
     sets: tuple[DataSet, ...]
-    scales: tuple[int, ...]
+    scales: tuple[float, ...]
+    """Whole ones as int."""
     measures: tuple[Measure, ...]
     protocol: str = DEFAULT_PROTOCOL
     lr_folder: Path | None = None
@@ -66,12 +67,14 @@ class Plan:
     offline: bool = False
     with_published: bool = False
     """Put what papers report beside what is measured and was not compressed."""
+    references: str | None = None
+    """For models that take references: a folder of pictures under the same names, or ``blank``."""
 
     def __post_init__(self) -> None:
         conventions = self.conventions
         for scale in self.scales:
-            if scale < 2:
-                raise UsageError(f"a scale to measure at is 2 or more, not {scale}")
+            if not 1.0 < scale < math.inf:
+                raise UsageError(f"a scale to measure at is more than 1, not {scale}")
         for quality in self.jpeg_qualities:
             if quality is not None:
                 is_small_given = self.lr_folder is not None
@@ -95,7 +98,7 @@ class Plan:
         return protocol_named(self.protocol)
 
     @property
-    def places(self) -> list[tuple[DataSet, int, int | None]]:
+    def places(self) -> list[tuple[DataSet, float, int | None]]:
         """(set, scale, JPEG quality) of all that each model is measured on, in this order."""
         return list(product(self.sets, self.scales, self.jpeg_qualities))
 
@@ -130,6 +133,7 @@ def run(
         if plan.lr_folder is not None
     }
     _check_pictures(plan, partners)
+    beside = references.find(plan.references, plan.sets)
     # Each is let go again: a later one that is damaged should not cost what an earlier one took.
     for model in plan.models:
         if not is_filter(model):
@@ -148,6 +152,7 @@ def run(
                     scale=scale,
                     jpeg_quality=quality,
                     lr=partners.get((dataset.folder, scale), {}),
+                    beside=beside.get(dataset.folder, {}),
                     told=told,
                 )
                 for dataset, scale, quality in plan.places
@@ -193,7 +198,7 @@ class _Subject:
     multiply_adds_hd: float | None
 
 
-def _check_pictures(plan: Plan, partners: Mapping[tuple[Path, int], Mapping[Path, Path]]) -> None:
+def _check_pictures(plan: Plan, partners: Mapping[tuple[Path, float], Mapping[Path, Path]]) -> None:
     for dataset, scale, quality in plan.places:
         lr = partners.get((dataset.folder, scale), {})
         for path in dataset.pictures:
@@ -204,7 +209,7 @@ def _network(
     model: ModelName,
     plan: Plan,
     *,
-    scale: int,
+    scale: float,
     on_download: Callable[[int, int], None] | None = None,
 ) -> Upscaler:
     return open_upscaler(
@@ -215,10 +220,11 @@ def _network(
         offline=plan.offline,
         on_download=on_download,
         scale=scale,
+        references=references.at_first(plan.references),
     )
 
 
-def _open(model: ModelName, plan: Plan, *, scale: int) -> _Subject:
+def _open(model: ModelName, plan: Plan, *, scale: float) -> _Subject:
     """A filter is no network, and has neither device nor precision nor engine."""
     if is_filter(model):
         return _Subject(
@@ -235,8 +241,10 @@ def _open(model: ModelName, plan: Plan, *, scale: int) -> _Subject:
     opened, runner = upscaler.model, upscaler.runner
     assert runner is not None
     assert not isinstance(opened, str)
-    # The graph of an .onnx file has no layers that could be counted.
-    cost = None if opened.architecture == "onnx" else measure_cost(opened.network, opened)
+    # The graph of an .onnx file has no layers that could be counted; what a search in references
+    # takes depends on those.
+    uncounted = opened.architecture == "onnx" or opened.reference != "none"
+    cost = None if uncounted else measure_cost(opened.network, opened)
     return _Subject(
         upscaler=upscaler,
         device=str(runner.device),
@@ -262,9 +270,10 @@ def _measure(
     plan: Plan,
     dataset: DataSet,
     *,
-    scale: int,
+    scale: float,
     jpeg_quality: int | None,
     lr: Mapping[Path, Path],
+    beside: Mapping[Path, Path],
     told: _Told,
 ) -> Result:
     upscaler, protocol = subject.upscaler, plan.conventions
@@ -275,6 +284,7 @@ def _measure(
     with PeakMemory(subject.device) as memory, _Measuring(plan) as measuring:
         for path in dataset.pictures:
             told.starting(f"{upscaler.name} on {place}")
+            references.show(upscaler, beside.get(path))
             enlarged = enlarge(
                 upscaler,
                 path,
@@ -300,7 +310,7 @@ def _measure(
         parameters=subject.parameters,
         multiply_adds_hd=subject.multiply_adds_hd,
         peak_memory_bytes=memory.peak_bytes,
-        notes=(*_passes_note(upscaler, scale), *notes),
+        notes=(*_passes_note(upscaler, scale), *references.note(upscaler, plan.references), *notes),
     )
 
 
@@ -343,18 +353,19 @@ class _Measuring:
         )
 
 
-def _warm_up(upscaler: Upscaler, scale: int, protocol: Protocol) -> None:
+def _warm_up(upscaler: Upscaler, scale: float, protocol: Protocol) -> None:
     if upscaler.runner is None:
         return
     if protocol.is_luma_alone:
         small = np.zeros((_WARM_UP_PX, _WARM_UP_PX), np.float32)
-        upscaler.enlarge_plane(small, (scale * _WARM_UP_PX, scale * _WARM_UP_PX))
+        side_px = math.floor(scale * _WARM_UP_PX)
+        upscaler.enlarge_plane(small, (side_px, side_px))
     else:
         small = np.zeros((_WARM_UP_PX, _WARM_UP_PX, 3), np.uint8)
         upscaler.upscale(Picture(pixels=small), Target(scale=scale))
 
 
-def _passes_note(upscaler: Upscaler, scale: int) -> tuple[str, ...]:
+def _passes_note(upscaler: Upscaler, scale: float) -> tuple[str, ...]:
     """What to know of a network that was made for another scale."""
     passes = upscaler.passes(float(scale))
     if upscaler.runner is None or passes == (scale,):

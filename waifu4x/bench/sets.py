@@ -56,7 +56,7 @@ class DataSet:
         """Its path below `folder`, with "/" and without a suffix: such as "baby"."""
         return picture.relative_to(self.folder).with_suffix("").as_posix()
 
-    def partners(self, lr_folder: Path, *, scale: int) -> dict[Path, Path]:
+    def partners(self, lr_folder: Path, *, scale: float) -> dict[Path, Path]:
         """The low-resolution picture of each, as `waifu4x.folders.find_partners`.
 
         `lr_folder` may hold a folder with the set's name, and that one named ``X4`` or ``x4``.

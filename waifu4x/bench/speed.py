@@ -47,7 +47,7 @@ _LARGEST_TILE_PX = PICTURE_SIDES_PX[-1] // 2
 def measure(
     model: Model | Kernel,
     *,
-    scale: int,
+    scale: float,
     device: str = "auto",
     size_px: tuple[int, int] | None = None,
     budget_s: float = 60.0,
@@ -105,7 +105,7 @@ def measure(
 
 def _check(
     *,
-    scale: int,
+    scale: float,
     size_px: tuple[int, int] | None,
     budget_s: float,
     truth: Sequence[DataSet],
@@ -126,7 +126,7 @@ def _enter_filter(course: Course, bicubic: Way) -> list[Way]:
     return [bicubic if kernel == "bicubic" else course.filter(kernel)]
 
 
-def _fitting_px(upscaler: Upscaler, opener: Opener, race: Race, *, scale: int) -> tuple[int, int]:
+def _fitting_px(upscaler: Upscaler, opener: Opener, race: Race, *, scale: float) -> tuple[int, int]:
     """The largest square that lets everything be measured, probably, or the smallest there is."""
     race.tell("choosing the size of the picture")
     target, others = Target(scale=scale), 0

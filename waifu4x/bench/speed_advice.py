@@ -109,7 +109,7 @@ class SpeedReport:
     """One model on one device."""
 
     model: str
-    scale: int
+    scale: float
     device: str
     """"cpu", "cuda:0", …"""
     device_name: str

@@ -20,7 +20,7 @@ _EXAMPLES = ("anime.png", "meme.png", "photo.png")
 _MOST_DB = 100.0
 
 
-def example_set(*, scale: int) -> DataSet | None:
+def example_set(*, scale: float) -> DataSet | None:
     """The example pictures that come with the program and are large enough to be shrunk by `scale`;
     None where none is, or none came."""
     package = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def example_set(*, scale: int) -> DataSet | None:
     return None
 
 
-def _is_fitting(path: Path, *, scale: int) -> bool:
+def _is_fitting(path: Path, *, scale: float) -> bool:
     try:
         check_sizes(path, scale=scale)
     except UsageError:
@@ -46,7 +46,7 @@ def loss_db(
     other: Upscaler,
     dataset: DataSet,
     *,
-    scale: int,
+    scale: float,
     on_picture: Callable[[str], None],
 ) -> float:
     """By how much the mean PSNR of `other` is below that of `exact`, in dB of luma.
@@ -67,7 +67,7 @@ def loss_db(
     return lost_db / len(dataset.pictures)
 
 
-def _psnr_db(upscaler: Upscaler, path: Path, scale: int) -> float:
+def _psnr_db(upscaler: Upscaler, path: Path, scale: float) -> float:
     protocol = PROTOCOLS[DEFAULT_PROTOCOL]
     pair = enlarge(upscaler, path, scale=scale, protocol=protocol).pair
     return min(_MOST_DB, psnr(pair.luma, pair.true_luma))

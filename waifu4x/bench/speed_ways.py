@@ -47,7 +47,7 @@ class Course:
     ready_s: float
     """What opening that took."""
     picture: Picture
-    scale: int
+    scale: float
     is_given_size: bool
     """The picture is as large as the user asked for."""
     truth: tuple[DataSet, ...]

@@ -37,7 +37,7 @@ def bench(
         ),
     ] = None,
     scale: Annotated[
-        str, typer.Option("-s", "--scale", help="One or several: 2,3,4.", rich_help_panel=_WHAT)
+        str, typer.Option("-s", "--scale", help="One or several: 1.5,2,4.", rich_help_panel=_WHAT)
     ] = "4",
     metrics: Annotated[
         str,
@@ -93,6 +93,15 @@ def bench(
             rich_help_panel=_HOW,
         ),
     ] = "clean",
+    references: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="For models that take a reference: one for each picture, under the same names; "
+            "blank shows them a black one.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(
@@ -143,7 +152,7 @@ def bench(
 ) -> None:
     """Measure models: pictures are shrunk by MATLAB's bicubic, enlarged, and compared.
 
-    As many pixels as the scale are cut off every border. Protocols:
+    As many pixels as the scale, rounded up, are cut off every border. Protocols:
 
     rgb8: 8-bit RGB is shrunk, luma is rounded, as in MATLAB scripts.
 
@@ -178,6 +187,7 @@ def bench(
         engine=engine,
         offline=offline,
         with_published=published,
+        references=references,
         targets=_targets(output or [], overwrite=overwrite),
         as_json=as_json,
         verbose=verbose,
@@ -193,11 +203,13 @@ def bench(
         measure_sets(wish)
 
 
-def _scales(text: str) -> tuple[int, ...]:
+def _scales(text: str) -> tuple[float, ...]:
+    """Whole ones as int, so that they read as such."""
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        found = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError(f"-s {text}: scales are whole numbers, such as 4 or 2,3,4") from None
+        raise UsageError(f"-s {text}: scales are numbers, such as 4 or 1.5,2,4") from None
+    return tuple(dict.fromkeys(int(s) if s.is_integer() else s for s in found))
 
 
 def _qualities(text: str) -> tuple[int | None, ...]:

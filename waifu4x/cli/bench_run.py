@@ -36,7 +36,7 @@ class Wish:
     sets: tuple[str, ...]
     models: tuple[str, ...]
     """Without the baseline."""
-    scales: tuple[int, ...]
+    scales: tuple[float, ...]
     metrics: str
     metric_files: dict[str, Path]
     protocol: str
@@ -48,6 +48,7 @@ class Wish:
     engine: str
     offline: bool
     with_published: bool
+    references: str | None
     targets: tuple[Path, ...]
     as_json: bool
     verbose: bool
@@ -79,6 +80,7 @@ def measure_sets(wish: Wish) -> None:
             engine=wish.engine,
             offline=wish.offline,
             with_published=wish.with_published,
+            references=wish.references,
         )
         report = run.run(plan, on_progress=bar.progress, on_download=bar.download)
     # Shown first: a full disk should not cost what took so long.

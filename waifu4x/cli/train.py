@@ -83,12 +83,16 @@ def train(
     discriminator: Annotated[
         str | None,
         typer.Option(
-            help="srgan, srgan-gap, vgg128, unet-sn or patchgan.", rich_help_panel=_LOSSES
+            help="srgan, srgan-gap, vgg128, srntt, unet-sn or patchgan.", rich_help_panel=_LOSSES
         ),
     ] = None,
     extra_loss: Annotated[
         list[str] | None,
-        typer.Option(metavar="LOSS:WEIGHT", help="tv, fft, gradient, magnitude.", rich_help_panel=_LOSSES),
+        typer.Option(
+            metavar="LOSS:WEIGHT",
+            help="tv, fft, gradient, magnitude, rank; obb:1,1,1 is SROBB's.",
+            rich_help_panel=_LOSSES,
+        ),
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_LOSSES)] = None,
     settings: Annotated[
@@ -131,6 +135,38 @@ def train(
         Path | None,
         typer.Option(
             help="A VGG-19 file in torchvision's layout.  [default: downloaded]",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --recipe ranker made: the judge of recipe ranksrgan.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    niqe: Annotated[
+        Path | None,
+        typer.Option(
+            help="For --recipe ranker: the model of NIQE.  [default: downloaded]",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For recipe srobb: PNGs of class indices, under the pictures' names; else "
+            "regions are guessed.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="For recipes crossnet and srntt: pictures of something similar, under the same "
+            "names; else they are made.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -223,7 +259,7 @@ def train(
         discriminator=discriminator,
         extra_loss=tuple(extra_loss or ()),
         learning_rate=learning_rate,
-        settings=tuple(settings or ()),
+        settings=(*(settings or ()), *train_flags.of_references(references)),
         steps=steps,
         minutes=minutes,
     )
@@ -236,6 +272,10 @@ def train(
         minutes=minutes,
         initial=initial,
         vgg=vgg,
+        ranker=ranker,
+        niqe=niqe,
+        labels=labels,
+        references=references,
         run_folder=Path("runs") / name if out is None else out,
         licence=licence,
         seed=seed,
@@ -254,6 +294,8 @@ def train(
         return
     if estimate:
         raise UsageError("--estimate is for one run: leave --paths out")
+    if chosen.ranking is not None:
+        raise UsageError("--paths compares losses of generators, and this recipe makes a ranker")
     from waifu4x.cli import train_paths
 
     train_paths.run(request, [each.strip() for each in paths.split(",")])

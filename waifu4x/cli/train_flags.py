@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 from waifu4x.errors import UsageError
 from waifu4x.train import recipe
 from waifu4x.train.recipe import Recipe
 
 _LAST = "stages.-1"
-_EXTRA = ("tv", "fft", "gradient", "magnitude")
+_EXTRA = ("tv", "fft", "gradient", "magnitude", "rank", "texture")
+_REGIONS = "obb"
 
 
 def recipe_of(
@@ -60,11 +62,7 @@ def recipe_of(
         overrides += _gan(gan)
     if discriminator is not None:
         overrides.append((f"{_LAST}.discriminator", f'{{ kind = "{discriminator}" }}'))
-    for text in extra_loss:
-        kind, weight = _weighted(text, "--extra-loss")
-        if kind not in _EXTRA:
-            raise UsageError(f"--extra-loss {kind!r}: known are {', '.join(_EXTRA)}")
-        overrides.append((f"{_LAST}.losses.{kind}_weight", str(1.0 if weight is None else weight)))
+    overrides += [_extra(text) for text in extra_loss]
     for text in settings:
         place, equals, value = text.partition("=")
         if not equals:
@@ -107,6 +105,22 @@ def _gan(text: str) -> list[tuple[str, str]]:
     elif weight is not None:
         found.append((f"{_LAST}.losses.gan_weight", str(weight)))
     return found
+
+
+def of_references(folder: Path | None) -> tuple[str, ...]:
+    """The settings that go with a folder of references."""
+    return () if folder is None else ("data.reference.source=folder",)
+
+
+def _extra(text: str) -> tuple[str, str]:
+    """``fft:0.05``; and ``obb:2,1,1``, what boundaries, backgrounds and objects weigh."""
+    kind, _, weights = text.partition(":")
+    if kind == _REGIONS:
+        return f"{_LAST}.losses.regions.weights", f"[{weights or '1, 1, 1'}]"
+    kind, weight = _weighted(text, "--extra-loss")
+    if kind not in _EXTRA:
+        raise UsageError(f"--extra-loss {kind!r}: known are {', '.join((*_EXTRA, _REGIONS))}")
+    return f"{_LAST}.losses.{kind}_weight", str(1.0 if weight is None else weight)
 
 
 def _layers(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from waifu4x.cli import train_run
+from waifu4x.cli import train_judges, train_run
 from waifu4x.cli.console import say
 from waifu4x.cli.train_run import Request
 from waifu4x.train import paths, previews
@@ -29,14 +29,14 @@ def run(request: Request, names: Sequence[str]) -> None:
         model = f"{request.name}-start"
         target = folder / f"{model}.safetensors"
         if not target.is_file():
-            start = dataclasses.replace(request, recipe=first, run_folder=folder, name=model)
+            start = train_judges.with_recipe(request, first)
+            start = dataclasses.replace(start, run_folder=folder, name=model)
             train_run.run(start, estimate=False)
         initial = str(target)
     for name, recipe in recipes.items():
         train_run.run(
             dataclasses.replace(
-                request,
-                recipe=recipe,
+                train_judges.with_recipe(request, recipe),
                 run_folder=request.run_folder / name,
                 name=f"{request.name}-{name}",
                 initial=initial,

@@ -6,17 +6,18 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from waifu4x import checkpoints, devices, files, weights
+from waifu4x.cli import train_judges, train_references
 from waifu4x.cli.console import say, stderr
+from waifu4x.cli.train_signals import signals_between_steps
 from waifu4x.errors import OutOfMemoryError, TrainError, UsageError
 from waifu4x.train import building, vgg
 from waifu4x.train.data import PairCache, open_cache
@@ -46,6 +47,9 @@ class Request:
     minutes: float | None
     initial: str | None
     vgg: Path | None
+    ranker: Path | None
+    niqe: Path | None
+    labels: Path | None
     run_folder: Path
     licence: str
     seed: int
@@ -58,6 +62,7 @@ class Request:
     validate_every: int
     report_every: int
     tensorboard: bool
+    references: Path | None = None
 
 
 def run(request: Request, *, estimate: bool) -> None:
@@ -70,6 +75,10 @@ def run(request: Request, *, estimate: bool) -> None:
         OutOfMemoryError: the device cannot hold a single sample.
     """
     _check(request)
+    other = _other_work(request.recipe)
+    if other is not None:
+        other(request, estimate=estimate)
+        return
     try:
         from waifu4x.train import machine
     except ModuleNotFoundError as error:
@@ -82,33 +91,20 @@ def run(request: Request, *, estimate: bool) -> None:
         # Once for all processes of a machine: those that come later find it done.
         with fabric.rank_zero_first(local=True):
             caches = [_open(request, scale, bar) for scale in _scales(request.recipe)]
+            caches = [train_judges.with_labels(request, cache, bar) for cache in caches]
+            caches = [train_references.with_references(request, c, bar) for c in caches]
             _check_features(request)
         if fabric.is_global_zero:
             _tell_skipped(caches)
         trainer = _trainer(request, caches, _validation(request), fabric)
+        trainer.notes.extend(train_judges.notes(request))
         _tell_start(trainer)
         if estimate:
             from waifu4x.train.estimate import estimate as measure
 
             _tell(trainer, str(measure(trainer)))
             return
-        task = bar.add_task("training", total=1.0)
-        board = _board(request, trainer)
-
-        def show(report: Report) -> None:
-            bar.update(task, completed=report.progress)
-            _tell_notes(trainer)
-            _tell(trainer, _line(report))
-            if board is not None:
-                board.add(report)
-
-        try:
-            with _signals_between_steps() as caught:
-                asked = _train(request, trainer, show, stop=lambda: caught[0] if caught else 0)
-        finally:
-            if board is not None:
-                board.close()
-            _tell_notes(trainer)
+        asked = _shown(request, trainer, bar)
         if asked:
             _tell(
                 trainer, f"step {trainer.state.step} is saved: run the same command again to go on"
@@ -117,6 +113,40 @@ def run(request: Request, *, estimate: bool) -> None:
     if fabric.is_global_zero:
         _finish(request, trainer, caches)
     fabric.barrier()  # whoever goes on from here finds the model
+
+
+def _shown(request: Request, trainer: Trainer, bar: Progress) -> int:
+    """Train while the bar, the lines and the board say how; what a signal asked for, or 0."""
+    task = bar.add_task("training", total=1.0)
+    board = _board(request, trainer)
+
+    def show(report: Report) -> None:
+        bar.update(task, completed=report.progress)
+        _tell_notes(trainer)
+        _tell(trainer, _line(report))
+        if board is not None:
+            board.add(report)
+
+    try:
+        with signals_between_steps() as caught:
+            return _train(request, trainer, show, stop=lambda: caught[0] if caught else 0)
+    finally:
+        if board is not None:
+            board.close()
+        _tell_notes(trainer)
+
+
+def _other_work(recipe: Recipe) -> Callable[..., None] | None:
+    """What the recipe asks for in the place of training a network that enlarges."""
+    if recipe.fit is not None:
+        from waifu4x.cli import train_fit
+
+        return train_fit.run
+    if recipe.ranking is not None:
+        from waifu4x.cli import train_ranker
+
+        return train_ranker.run
+    return None
 
 
 def _tell(trainer: Trainer, text: str) -> None:
@@ -146,6 +176,8 @@ def _check(request: Request) -> None:
     """Everything that can be refused before pictures are decoded and hours are spent."""
     weights.check_name(request.name)
     building.check(request.recipe)
+    train_judges.check(request)
+    train_references.check(request)
     begun = has_checkpoint(request.run_folder)
     if not begun and any(request.name == row.name for row in weights.user_rows()):
         raise UsageError(
@@ -176,7 +208,7 @@ def _check_lr(request: Request) -> None:
         )
     if len(request.folders) > 1:
         raise UsageError("--lr goes with one folder of high-resolution pictures")
-    if len(_scales(request.recipe)) > 1:
+    if len(_scales(request.recipe)) > 1 or request.recipe.data.from_scale is not None:
         raise UsageError("--lr has pictures of one scale, and this recipe mixes several: give one")
     if request.recipe.data.degradation != "bicubic":
         raise UsageError(
@@ -187,7 +219,7 @@ def _check_lr(request: Request) -> None:
 
 def _check_features(request: Request) -> None:
     """Fetch and read VGG-19 now where a later stage needs it, rather than hours from now."""
-    layers = {layer for stage in request.recipe.stages for layer in stage.losses.content}
+    layers = {layer for stage in request.recipe.stages for layer in stage.losses.layers()}
     if layers:
         vgg.open_vgg19(sorted(layers), path=request.vgg)
 
@@ -216,6 +248,7 @@ def _trainer(
         run_folder=request.run_folder,
         fabric=fabric,
         open_features=open_features,
+        open_ranker=partial(train_judges.open_ranker, request),
         seed=request.seed,
         minutes=request.minutes,
         validation=pairs,
@@ -242,35 +275,6 @@ def _tell_start(trainer: Trainer) -> None:
         f"{len(trainer.caches[0])} pictures; {recipe.generator['network']} x{recipe.scale}, "
         f"{stages}, {where}; {start} step {trainer.state.step}",
     )
-
-
-@contextmanager
-def _signals_between_steps() -> Iterator[list[int]]:
-    """The first SIGINT or SIGTERM is noted, so that the step can end; a second does not wait."""
-    caught: list[int] = []
-    # One that is ignored (nohup, a shell's background job) stays so.
-    before = {
-        number: signal.getsignal(number)
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if caught:
-            restore()
-            signal.raise_signal(number)
-        caught.append(number)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield caught
-    finally:
-        restore()
 
 
 def _train(

@@ -55,6 +55,14 @@ def upscale(
             "looks at each picture.",
         ),
     ] = catalog.AUTO,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A sharp picture of something similar, for models that take one (crossnet, "
+            "srntt); as often as you like. The same for all inputs; blank is a black one.",
+        ),
+    ] = None,
     scale: Annotated[
         float | None,
         typer.Option("-s", "--scale", help="Times the input; 4 by default.", rich_help_panel=_SIZE),
@@ -338,6 +346,7 @@ def upscale(
         offline=offline,
         workers=jobs,
         dry_run=dry_run,
+        references=tuple(reference or ()),
     )
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, report=report)
     if code := upscale_run.run(request, start, reporter):

@@ -48,6 +48,7 @@ class Start:
     offline: bool
     workers: int | None
     dry_run: bool
+    references: tuple[str, ...] = ()
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -91,6 +92,7 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
             on_download=reporter.downloading,
             memory_bytes=_tile_bytes(request),
             scale=request.target.scale,
+            references=start.references,
         )
         planned = plan.make(request, upscaler, stdin=stdin, on_progress=reporter.planning)
         workers = start.workers or min(_MOST_WORKERS, os.cpu_count() or 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -77,6 +78,19 @@ class NetworkEngine(Engine, Protocol):
 
     def bytes_per_px(self) -> float:
         """Device memory that one input pixel takes at the peak of a pass, estimated."""
+        ...
+
+
+class AnyScaleEngine(NetworkEngine, Protocol):
+    """An engine whose network enlarges by any factor; `scale` is the largest."""
+
+    def at(self, scale: Fraction, origin: tuple[int, int]) -> AnyScaleEngine:
+        """An engine for windows whose first pixel is `origin` (row, column) of a picture.
+
+        It gives all output pixels that lie on a window: for one from row a to row b those from
+        ⌈scale · a⌉ up to ⌈scale · b⌉. Only the remainders of `origin` by the scale's denominator
+        count.
+        """
         ...
 
 

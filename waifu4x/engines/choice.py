@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from waifu4x import devices
+from waifu4x.community import CommunityNetwork
 from waifu4x.engines import Engine, NetworkEngine, Opened, openvino_int8
 from waifu4x.engines.cuda import CUDAEngine
 from waifu4x.engines.onnxruntime import OnnxNetwork, open_best
@@ -80,28 +81,27 @@ def open_engine(
             Intel GPU where OpenVINO runs the network, else the CPU.
         precision: see `devices.pick_dtype`; or ``int8`` (`openvino_int8`), never picked by itself.
         compiled: see `CUDAEngine`.
-        sha256: of the weights.
-        folder: where conversions are kept; see `OpenVINOEngine`, `ONNXRuntimeEngine`.
+        sha256, folder: of the weights; where conversions are kept, see `OpenVINOEngine`.
 
     Raises:
         UsageError: choices that make no sense together.
         DeviceError: the engine or device that was chosen is not here, or cannot run the network.
     """
-    wish = devices.wished_engine(engine)
+    wish = _wish(network, engine, device=device, precision=precision, compiled=compiled)
+    if getattr(network.config, "any_scale", False):
+        return _open_any_scale(network, wish, device=device, precision=precision, compiled=compiled)
     places = pick_devices(wish, device)
     first = places[0]
     runs_onnx = wish == "onnxruntime" or isinstance(network, OnnxNetwork)
     if first.type == "xpu" and device == "auto" and (runs_onnx or precision in ("bf16", "int8")):
         # Nobody chose it, and it cannot do what was chosen.
         first, places = _CPU, (_CPU,)
-    if compiled or len(places) > 1:
-        _check_cuda("ONNX Runtime" if runs_onnx else first.type, compiled=compiled)
+    _check_cuda("ONNX Runtime" if runs_onnx else first.type, places, compiled=compiled)
     if runs_onnx:
         _check_onnxruntime(network, engine=wish, precision=precision)
-        # Nobody chose the device: it may be an accelerator that torch does not know.
-        made, note = open_best(
-            network, device=first, accelerate=device == "auto", sha256=sha256, folder=folder
-        )
+        # Where nobody chose the device, it may be an accelerator that torch does not know.
+        how = {"accelerate": device == "auto", "sha256": sha256, "folder": folder}
+        made, note = open_best(network, device=first, **how)
         return Opened(made, places, note)
     if precision == "int8":
         _check_int8(first, engine=wish)
@@ -115,9 +115,8 @@ def open_engine(
             if device != "auto":
                 raise
             first, note = _CPU, f"the CPU ran the network: {_reason(error)}"
-    made = _open_beside_cuda(
-        network, first, engine=wish, precision=precision, sha256=sha256, folder=folder
-    )
+    kept = {"sha256": sha256, "folder": folder}
+    made = _open_beside_cuda(network, first, engine=wish, precision=precision, **kept)
     return made._replace(note="; ".join(filter(None, [note, made.note])))
 
 
@@ -126,6 +125,51 @@ def open_exact(network: nn.Module, device: torch.device) -> Engine:
     torch, which has no Intel GPUs here."""
     place = _CPU if device.type == "xpu" else torch.device(str(device))
     return TorchEngine(network, device=place, dtype=torch.float32)
+
+
+def _wish(network: nn.Module, engine: str, *, device: str, precision: str, compiled: bool) -> str:
+    """The engine that was chosen here or by the environment; for a network of others torch.
+
+    A graph is made at one size and compared at another, which says nothing about others where
+    windows are counted: SwinIR's agreed, and failed at the next size. Raises DeviceError where
+    something else than torch was chosen for such a network.
+    """
+    wish = devices.wished_engine(engine)
+    if not isinstance(network, CommunityNetwork):
+        return wish
+    for is_asked, other, cure in (
+        (wish in ("openvino", "onnxruntime"), wish, "--engine torch"),
+        (precision == "int8", "int8", "--precision auto"),
+        (device.partition(":")[0] == "xpu", "OpenVINO on Intel GPUs", "--device cpu"),
+        (compiled, "--compile", "without it"),
+    ):
+        if is_asked:
+            raise DeviceError(f"{other} is not for networks that spandrel builds: try {cure}")
+    return "torch"
+
+
+def _open_any_scale(
+    network: nn.Module, engine: str, *, device: str, precision: str, compiled: bool
+) -> Opened:
+    """By torch, on one device: what other engines run, and what is compiled, has one scale."""
+    why = "this network enlarges by any factor"
+    for is_asked, other, cure in (
+        (engine in ("openvino", "onnxruntime"), engine, "--engine torch"),
+        (precision == "int8", "int8", "--precision auto"),
+        (device.partition(":")[0] == "xpu", "OpenVINO on Intel GPUs", "--device cpu"),
+    ):
+        if is_asked:
+            raise DeviceError(f"{other} is for networks of one scale, and {why}: try {cure}")
+    if compiled:
+        raise UsageError(f"--compile is for networks of one scale, and {why}: leave it out")
+    if "," in device:
+        raise UsageError(f"{why}, which it does on one device: name one with --device")
+    place = pick_device("torch", device)
+    note = ""
+    if engine == "auto" and place.type == "cpu" and devices.has_openvino():
+        note = f"torch ran the network: OpenVINO runs those of one scale, and {why}"
+    dtype = devices.pick_dtype(precision, place)
+    return Opened(TorchEngine(network, device=place, dtype=dtype), (place,), note)
 
 
 def _reason(error: DeviceError) -> str:
@@ -178,9 +222,9 @@ def _check_int8(place: torch.device, *, engine: str) -> None:
     openvino_int8.check()
 
 
-def _check_cuda(place: str, *, compiled: bool) -> None:
-    """Raises UsageError where the network does not run on CUDA, by PyTorch."""
-    if place != "cuda":
+def _check_cuda(place: str, places: Sequence[torch.device], *, compiled: bool) -> None:
+    """Raises UsageError where what was chosen is CUDA's, by PyTorch, and it runs elsewhere."""
+    if place != "cuda" and (compiled or len(places) > 1):
         if compiled:
             raise UsageError(f"--compile makes CUDA faster, and not {place}: leave it out")
         raise UsageError(f"{place} runs on one device: name one with --device")

@@ -2,10 +2,11 @@
 
 The graph takes and gives pictures as they lie in memory, (N, h, w, C) float32, of any N, h and w.
 It serves every precision, which OpenVINO is told when it compiles. In bf16 it would also compute
-two things that torch keeps in float32, because they are the picture and not features:
+what torch keeps in float32; that is marked:
 
-- the enlarged input that a residual is added to: it is made by a convolution that is marked;
-- a last convolution with no such input beside it: it is marked, too.
+- the enlarged input that a residual is added to, which is made by a convolution;
+- a last convolution with no such input beside it: both are the picture, and not features;
+- all that modules do which state `in_float32`.
 
 What comes after the last convolution is done to sixteen times the pixels, and took OpenVINO a third
 of all time. So a residual and the enlarged input are added before either is shuffled into place,
@@ -62,7 +63,8 @@ def convert(network: nn.Module) -> Graph:
         node.set_friendly_name(PICTURE)
     kept = last if _ends_exactly(network, example) else enlarging
     # What leads to them would be rounded for them.
-    return _written(model, exact=[*kept, *(n for node in enlarging for n in _leading_to(node))])
+    leading = [n for node in enlarging for n in _leading_to(node)]
+    return _written(model, exact=[*kept, *leading, *_within_exact_modules(model, network)])
 
 
 def _traced(network: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
@@ -141,6 +143,14 @@ def _convolutions_before(*nodes: Any) -> list[Any]:
                 seen.add(name)
                 pending.append(node)
     return [*found.values()]
+
+
+def _within_exact_modules(model: Any, network: nn.Module) -> list[Any]:
+    """The nodes that modules became which state that they compute in float32."""
+    names = [name for name, m in network.named_modules() if getattr(m, "in_float32", False)]
+    # As the frontend names what a module does, and what the modules in it do.
+    marks = tuple(f"__module.network.{name}{end}" for name in names for end in "/.")
+    return [n for n in model.get_ops() if marks and n.get_friendly_name().startswith(marks)]
 
 
 def _leading_to(node: Any) -> list[Any]:

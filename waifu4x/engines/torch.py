@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,11 @@ class TorchEngine:
         self._fuses = fusing.fused > 0
         return y
 
+    def at(self, scale: Fraction, origin: tuple[int, int]) -> TorchEngine:
+        """See `AnyScaleEngine.at`; only for a network that has such a method, too."""
+        network: Any = self._network
+        return TorchEngine(network.at(scale, origin), device=self.device, dtype=self._dtype)
+
     def bytes_per_px(self) -> float:
         """See `NetworkEngine.bytes_per_px`."""
         if self._bytes_per_px is None:
@@ -106,9 +112,11 @@ def peak_values_per_px(network: nn.Module, device: torch.device) -> float:
     side_px = 8 * config.size_multiple
     peak = 0
 
-    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal peak
-        peak = max(peak, sum(t.numel() for t in inputs) + output.numel())
+        # Networks of others also give their layers sizes and flags.
+        tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+        peak = max(peak, sum(t.numel() for t in tensors))
 
     leaves = (module for module in network.modules() if not any(module.children()))
     hooks = [module.register_forward_hook(note) for module in leaves]

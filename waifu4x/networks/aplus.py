@@ -21,18 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from waifu4x.networks.patchwork import (
-    BICUBIC_RADIUS,
-    Enlarged,
-    continued,
-    cropped,
-    derivatives,
-)
-
 WINDOW = 3
 """A side of a patch, in input pixels."""
-# Beyond the windows derivatives look as far as one input pixel, and interpolation by itself.
-_CONTEXT = 1 + BICUBIC_RADIUS
+# To each side an interpolated pixel looks so many input pixels, and derivatives one more.
+_BICUBIC_RADIUS = 2
+_CONTEXT = 1 + _BICUBIC_RADIUS
+# Kernels grow by its square: a stranger's file must not ask for giants.
+_MAX_SCALE = 8
 # Correlations with all anchors lie in memory for so many patches at a time.
 _CHUNK = 4096
 
@@ -54,8 +49,8 @@ class AplusConfig:
     receptive_radius_px = WINDOW - 1 + _CONTEXT
 
     def __post_init__(self) -> None:
-        if self.scale < 2 or min(self.anchors, self.features) < 1:
-            raise ValueError("scale must be 2 or more, anchors and features positive")
+        if not 2 <= self.scale <= _MAX_SCALE or min(self.anchors, self.features) < 1:
+            raise ValueError(f"scale must be 2 to {_MAX_SCALE}, anchors and features positive")
         if self.features > self.derivatives:
             raise ValueError(f"features must be {self.derivatives} at most, not {self.features}")
 
@@ -73,12 +68,13 @@ class Aplus(nn.Module):
     """
 
     anchors: Tensor
+    kernels: Tensor
 
     def __init__(self, config: AplusConfig) -> None:
         super().__init__()
         self.config = config
         side_px = WINDOW * config.scale
-        self.enlarged = Enlarged(config.scale)
+        self.register_buffer("kernels", _enlarging_kernels(config.scale), persistent=False)
         self.components = nn.Conv2d(4, config.features, side_px, stride=config.scale, bias=False)
         # Picked by the largest of all: no gradient comes to them.
         self.register_buffer("anchors", torch.randn(config.anchors, config.features))
@@ -86,7 +82,7 @@ class Aplus(nn.Module):
         nn.init.normal_(self.regressors, std=0.1 / math.sqrt(config.features))
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_tracing():
+        if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
             # Which patch goes with which regressor would be that of the example for ever.
             raise RuntimeError("A+ picks regressors by what it sees, which no traced graph can")
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -100,13 +96,14 @@ class Aplus(nn.Module):
         """(N, 1, h, w) -> the bicubic picture (N, 1, s·h, s·w), and derivatives of it and 2 cells
         more to every side, (N, 4, s·(h + 4), s·(w + 4))."""
         scale, reach = self.config.scale, WINDOW - 1
-        around = self.enlarged(continued(x, reach + _CONTEXT))
-        return cropped(around, (reach + 1) * scale), derivatives(around, scale)
+        phases = functional.conv2d(_continued(x, reach + _CONTEXT), self.kernels)
+        around = functional.pixel_shuffle(phases, scale)
+        return _cropped(around, (reach + 1) * scale), _derivatives(around, scale)
 
-    def multiply_adds(self, shape: tuple[int, ...]) -> int:
+    def multiply_adds_for(self, shape: tuple[int, ...]) -> int:
         """Of one pass over an input of this shape, (N, 1, h, w)."""
         config, (count, _, height, width) = self.config, shape
-        cells = (height + 2 * (WINDOW - 1 + 1)) * (width + 2 * (WINDOW - 1 + 1))
+        cells = (height + 2 * WINDOW) * (width + 2 * WINDOW)
         windows = (height + WINDOW - 1) * (width + WINDOW - 1)
         patch = (WINDOW * config.scale) ** 2
         each = config.features * (config.derivatives + config.anchors + patch)
@@ -123,14 +120,10 @@ class Aplus(nn.Module):
         nearest = self.nearest(features)
         order = nearest.argsort(stable=True)
         anchors, counts = torch.unique_consecutive(nearest[order], return_counts=True)
-        groups = features[order].split(counts.tolist())
-        made = [
-            group @ self.regressors[anchor]
-            for group, anchor in zip(groups, anchors.tolist(), strict=True)
-        ]
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        return torch.cat(made)[back]
+        made = features.new_empty(len(features), self.regressors.shape[2])
+        for anchor, places in zip(anchors.tolist(), order.split(counts.tolist()), strict=True):
+            made[places] = features[places] @ self.regressors[anchor]
+        return made
 
     def _averaged(self, patches: Tensor) -> Tensor:
         """(N, h + 2, w + 2, 9·s²), one for each window -> (N, 1, s·h, s·w).
@@ -147,6 +140,70 @@ class Aplus(nn.Module):
                 top, left = WINDOW - 1 - i, WINDOW - 1 - j
                 total = total + cells[:, top : top + height, left : left + width, i, j]
         return functional.pixel_shuffle(total.permute(0, 3, 1, 2) / WINDOW**2, scale)
+
+
+def _continued(x: Tensor, by_px: int) -> Tensor:
+    """(N, C, h, w) -> (N, C, h + 2·by_px, w + 2·by_px): mirrored at its edges, as `imresize` does.
+
+    The edge sample itself is repeated: 2 1 | 1 2 3; a picture smaller than that again and again.
+    """
+    for axis in (2, 3):
+        size = x.shape[axis]
+        places = torch.arange(-by_px, size + by_px, device=x.device) % (2 * size)
+        x = x.index_select(axis, torch.minimum(places, 2 * size - 1 - places))
+    return x
+
+
+def _cropped(x: Tensor, by_px: int) -> Tensor:
+    """(N, C, H, W) -> (N, C, H - 2·by_px, W - 2·by_px)."""
+    return x[..., by_px : x.shape[2] - by_px, by_px : x.shape[3] - by_px]
+
+
+def _derivatives(x: Tensor, step_px: int) -> Tensor:
+    """(N, 1, H, W) -> (N, 4, H - 2·step_px, W - 2·step_px): differences along x and y, then halves
+    of second differences along x and y, of pixels that lie `step_px` apart.
+
+    The first ones are between pixels to both sides of the middle; of an odd step the larger part
+    lies ahead, where MATLAB's `conv2` has it.
+    """
+    ahead = (step_px + 1) // 2
+    behind = ahead - step_px
+
+    def moved(down_px: int, right_px: int) -> Tensor:
+        top, left = step_px + down_px, step_px + right_px
+        height, width = x.shape[2] - 2 * step_px, x.shape[3] - 2 * step_px
+        return x[:, :, top : top + height, left : left + width]
+
+    here = moved(0, 0)
+    planes = (
+        moved(0, ahead) - moved(0, behind),
+        moved(ahead, 0) - moved(behind, 0),
+        (moved(0, step_px) + moved(0, -step_px)) / 2 - here,
+        (moved(step_px, 0) + moved(-step_px, 0)) / 2 - here,
+    )
+    return torch.cat(planes, 1)
+
+
+def _cubic(t: float) -> float:
+    """Keys' cubic with a = -0.5, as MATLAB's bicubic."""
+    x = abs(t)
+    if x <= 1.0:
+        return 1.5 * x**3 - 2.5 * x**2 + 1.0
+    return -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0 if x < 2.0 else 0.0
+
+
+def _enlarging_taps(scale: int) -> list[list[float]]:
+    """How much the pixels -2 … 2 count for each of the s that the pixel 0 becomes."""
+    centres = [(phase + 0.5) / scale - 0.5 for phase in range(scale)]
+    return [[_cubic(place - centre) for place in range(-2, 3)] for centre in centres]
+
+
+def _enlarging_kernels(scale: int) -> Tensor:
+    """(s², 1, 5, 5): all phases of bicubic interpolation by a whole factor."""
+    taps = _enlarging_taps(scale)
+    kernels = [[[[a * b for b in across] for a in down]] for down in taps for across in taps]
+    # On the CPU also where a network is built on "meta": no file would bring them later.
+    return torch.tensor(kernels, device="cpu")
 
 
 APLUS_SIZES: dict[str, AplusConfig] = {

@@ -91,14 +91,16 @@ class Autoencoder(nn.Module):
         self.down = nn.Conv2d(colors, colors, 2, stride=2) if halved else None
 
     def forward(self, x: Tensor) -> Tensor:
-        features = self.decoder(self.encoder(x))
-        # From here on it is the picture, which in bf16 would have 8 bits.
+        y = self.decoder(self.encoder(x))
+        down = [] if self.down is None else [self.down]
+        *inner, last = (self.picture, *self.up, *down)
+        for layer in inner:
+            y = functional.relu(layer(y))
+        # There is no skip, so what this layer gives is the picture: in bf16 it would have 8 bits.
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
-            y = self.picture(features.to(wide))
-            for layer in (*self.up, *([] if self.down is None else [self.down])):
-                y = layer(functional.relu(y))
-            return functional.relu(y) if self.config.final_relu else y
+            y = last(y.to(wide))
+        return functional.relu(y) if self.config.final_relu else y
 
 
 AUTOENCODER_SIZES: dict[str, AutoencoderConfig] = {

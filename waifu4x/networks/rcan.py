@@ -118,6 +118,8 @@ class ResidualGroup(nn.Module):
 class RCAN(nn.Module):
     """x: (N, 3, h, w) RGB in [0, 1] -> (N, 3, s·h, s·w) float32, about [0, 1], not clamped."""
 
+    mean: Tensor
+
     def __init__(self, config: RCANConfig) -> None:
         super().__init__()
         self.config = config

@@ -7,9 +7,9 @@ quarter of the picture look at all others of that quarter.
 
 So every pixel depends on the whole input, and a picture in tiles is another than that in one piece:
 in a tile the covariance is that of the tile, and the four regions are the quarters of the tile, not
-of the picture. Neither makes seams as wide as a convolution's border: the first scales channels a
-little differently from tile to tile, and the second starts from zero in training. Tests measure by
-how much; tiles should be large.
+of the picture. For a small network of random weights, in tiles of half of a small picture, the
+first made one grey level of 255 on average, and the second, which training starts from nothing,
+nine. What convolutions alone compute stays the same. So tiles should be large.
 
 The published code holds weights that nothing uses: a γ in every group, one convolution behind all
 groups, and a channel attention inside of the non-local block, 38,044 numbers of 15,860,488 for x4.
@@ -19,7 +19,6 @@ DIV2K; here both happen inside, and a picture in [0, 1] goes in and comes out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,8 +38,8 @@ _LEAST_TRACE = 1e-6
 # So many pixels at a time look at their region: what that takes grows with the region's pixels, and
 # not with their square.
 _LOOKING = 1024
-# Attention in one step over few values needs kernels whose heads are multiples of this on CUDA.
-_HEAD = 8
+# CUDA's kernels that do without the whole square want as many values, or a multiple.
+_VALUES = 8
 
 LongSkip = Literal["head", "region"]
 
@@ -146,6 +145,8 @@ class SecondOrderAttention(nn.Module):
     In float32 whatever the rest computes in: half precision has not the digits for the square root.
     """
 
+    in_float32 = True
+
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         self.down = nn.Conv2d(channels, channels // reduction, 1)
@@ -191,22 +192,27 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Weighed by exp(query · key), which sum up to 1.
     """
-    # Zeros change no product.
-    missing = -query.shape[1] % _HEAD
-    pixels = [
-        functional.pad(each.flatten(2).transpose(1, 2), (0, missing))[:, None]
-        for each in (query, key, value)
-    ]
+    q, k, v = (each.flatten(2).transpose(1, 2)[:, None] for each in (query, key, value))
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        # It would keep the number of parts that its example has.
+        looked = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+    else:
+        looked = _attended_by_parts(q, k, v)
+    return looked[:, 0].transpose(1, 2).reshape(query.shape)
 
-    def seen(by: Tensor) -> Tensor:
-        return functional.scaled_dot_product_attention(by, *pixels[1:], scale=1.0)
 
-    # A trace would keep the number of parts that its example has.
-    parts: Sequence[Tensor] = (
-        pixels[:1] if torch.jit.is_tracing() else pixels[0].split(_LOOKING, 2)
+def _attended_by_parts(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """(N, 1, M, D) each -> the same shape; what it takes of memory grows with M, not its square."""
+    # Zeros change no product. Fast kernels also want the values of a pixel side by side.
+    missing = -query.shape[3] % _VALUES
+    query, key, value = (
+        functional.pad(each, (0, missing)).contiguous() for each in (query, key, value)
     )
-    looked = torch.cat([seen(part) for part in parts], 2)[:, 0, :, : query.shape[1]]
-    return looked.transpose(1, 2).reshape(query.shape)
+    parts = [
+        functional.scaled_dot_product_attention(part, key, value, scale=1.0)
+        for part in query.split(_LOOKING, 2)
+    ]
+    return torch.cat(parts, 2)[..., : query.shape[3] - missing]
 
 
 class RegionAttention(nn.Module):
@@ -215,6 +221,8 @@ class RegionAttention(nn.Module):
     Sides that are odd are cut below their middle; with one pixel the quarters are the same. In
     float32, as what is exponentiated is in the thousands.
     """
+
+    in_float32 = True
 
     def __init__(self, channels: int, looking: int) -> None:
         super().__init__()
@@ -249,6 +257,8 @@ class RegionAttention(nn.Module):
 
 class SAN(nn.Module):
     """x: (N, 3, h, w) RGB in [0, 1] -> (N, 3, s·h, s·w) float32, about [0, 1], not clamped."""
+
+    mean: Tensor
 
     def __init__(self, config: SANConfig) -> None:
         super().__init__()

@@ -77,6 +77,8 @@ class AttentionBlock(nn.Module):
 class SPAN(nn.Module):
     """x: (N, 3, h, w) RGB in [0, 1] -> (N, 3, s·h, s·w) float32, about [0, 1], not clamped."""
 
+    mean: Tensor
+
     def __init__(self, config: SPANConfig) -> None:
         super().__init__()
         self.config = config
@@ -89,6 +91,13 @@ class SPAN(nn.Module):
         self.conv_after_blocks = nn.Conv2d(wide, wide, 3, padding=1)
         self.conv_cat = nn.Conv2d(4 * wide, tail, 1)
         self.conv_last = nn.Conv2d(tail, config.channels_in * config.scale**2, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Starts near the mean color, and not as many times white as `pixel_range` says."""
+        self.conv_last.weight.data.div_(self.config.pixel_range)
+        if self.conv_last.bias is not None:
+            nn.init.constant_(self.conv_last.bias, sum(MEAN_RGB) / 3)
 
     def forward(self, x: Tensor) -> Tensor:
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -126,6 +126,8 @@ class SRFBN(nn.Module):
     In train mode (T·N, 3, s·h, s·w): first all pictures of the first step, last those of the last.
     """
 
+    mean: Tensor
+
     def __init__(self, config: SRFBNConfig) -> None:
         super().__init__()
         self.config = config

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 from waifu4x import color
 from waifu4x.canvas import to_unit
 from waifu4x.resample import resize
-from waifu4x.train import degrade, spoiling
+from waifu4x.train import degrade, fractional, spoiling
 from waifu4x.train.data import PairCache, Uint8Array
 from waifu4x.train.recipe import DataOptions
 
@@ -38,30 +39,48 @@ class Batch:
     """(N, C, H, W): what it should give, and what a discriminator is shown."""
     target: Tensor
     """(N, C, H, W): what pixel and content losses compare with: `truth`, or that sharpened."""
+    regions: Tensor | None = None
+    """(N, 1, H, W) uint8, where the pictures have label maps; see `regions.REGIONS`."""
+
+    @property
+    def scale(self) -> Fraction:
+        """The truth's size over that of `x`."""
+        return Fraction(self.truth.shape[2], self.x.shape[2])
 
     def to(self, device: torch.device) -> Batch:
-        x, truth = (_placed(t, device) for t in (self.x, self.truth))
+        x, truth = (placed(t, device) for t in (self.x, self.truth))
         same = self.target is self.truth
-        return Batch(x=x, truth=truth, target=truth if same else _placed(self.target, device))
+        return Batch(
+            x=x,
+            truth=truth,
+            target=truth if same else placed(self.target, device),
+            regions=None if self.regions is None else self.regions.to(device, non_blocking=True),
+        )
 
     def part(self, start: int, stop: int) -> Batch:
         """The samples from `start` to `stop`."""
         truth = self.truth[start:stop]
         same = self.target is self.truth
         target = truth if same else self.target[start:stop]
-        return Batch(x=self.x[start:stop], truth=truth, target=target)
+        regions = None if self.regions is None else self.regions[start:stop]
+        return Batch(x=self.x[start:stop], truth=truth, target=target, regions=regions)
 
     def pin_memory(self) -> Batch:
         """Where a GPU can fetch it while it computes; asked for by torch's DataLoader."""
         same = self.target is self.truth
         x, truth = self.x.pin_memory(), self.truth.pin_memory()
-        return Batch(x=x, truth=truth, target=truth if same else self.target.pin_memory())
+        return Batch(
+            x=x,
+            truth=truth,
+            target=truth if same else self.target.pin_memory(),
+            regions=None if self.regions is None else self.regions.pin_memory(),
+        )
 
     def __len__(self) -> int:
         return len(self.x)
 
 
-def _placed(tensor: Tensor, device: torch.device) -> Tensor:
+def placed(tensor: Tensor, device: torch.device) -> Tensor:
     moved = tensor.to(device, non_blocking=True)
     if moved.dtype == torch.uint8:
         # Four times fewer bytes went to the device.
@@ -98,32 +117,67 @@ class Batches(Dataset[Batch]):
         self._rank, self._world = rank, world
         self._degradations = [_degradation(cache.scale, data) for cache in self._caches]
         self._cumulative = [_cumulative(cache, data.patch_px) for cache in self._caches]
+        self._fractions = fractional.scales(data, max(cache.scale for cache in self._caches))
 
     def __getitem__(self, step: int) -> Batch:
         turn = step % len(self._caches)
         draws = np.random.default_rng([self._seed, step])
         # All processes draw for the whole batch, and cut out no more than their own part.
         chances = draws.random((self._data.batch, 6))
+        mine = range(self._rank, self._data.batch, self._world)
+        scale = fractional.scale_at(self._fractions, seed=self._seed, step=step)
         samples = [
-            self._sample(turn, chances[k], np.random.default_rng([self._seed, step, k]))
-            for k in range(self._rank, self._data.batch, self._world)
+            self._sample(turn, chances[k], np.random.default_rng([self._seed, step, k]), scale)
+            for k in mine
         ]
         x, truth, target = (
             torch.from_numpy(np.ascontiguousarray(np.stack(each).transpose(0, 3, 1, 2)))
             for each in zip(*samples, strict=True)
         )
-        return Batch(x=x, truth=truth, target=target if self._data.sharpen else truth)
+        return Batch(
+            x=x,
+            truth=truth,
+            target=target if self._data.sharpen else truth,
+            regions=self._regions(turn, [chances[k] for k in mine]),
+        )
+
+    def _place(self, turn: int, chances: npt.NDArray[np.float64]) -> tuple[int, int, int]:
+        """Of a sample: the number of its picture, and its upper left in low-resolution pixels."""
+        cache, cumulative = self._caches[turn], self._cumulative[turn]
+        number = int(np.searchsorted(cumulative, chances[0] * cumulative[-1], side="right"))
+        number = min(number, len(cache) - 1)
+        room_px = cache.sizes_px[number] - self._data.patch_px + 1
+        y, x = (int(c * n) for c, n in zip(chances[1:3], room_px, strict=True))
+        return number, y, x
+
+    def _regions(self, turn: int, chances: Sequence[npt.NDArray[np.float64]]) -> Tensor | None:
+        """(n, 1, H, W): those of the label maps, cut and turned as the pictures are."""
+        cache = self._caches[turn]
+        if cache.regions is None:
+            return None
+        cut: list[npt.NDArray] = []
+        side = self._data.patch_px * cache.scale
+        for each in chances:
+            number, y, x = self._place(turn, each)
+            top, left = y * cache.scale, x * cache.scale
+            whole = cache.regions.map(number)[..., None]
+            cut.append(flipped(whole[top : top + side, left : left + side], each[3:]))
+        return torch.from_numpy(np.ascontiguousarray(np.stack(cut).transpose(0, 3, 1, 2)))
 
     def _sample(
-        self, turn: int, chances: npt.NDArray[np.float64], random: np.random.Generator
+        self,
+        turn: int,
+        chances: npt.NDArray[np.float64],
+        random: np.random.Generator,
+        fraction: Fraction | None,
     ) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
-        cache, cumulative = self._caches[turn], self._cumulative[turn]
-        degradation = self._degradations[turn]
-        number = int(np.searchsorted(cumulative, chances[0] * cumulative[-1], side="right"))
-        lr, hr = cache.pair(min(number, len(cache) - 1))
+        cache, degradation = self._caches[turn], self._degradations[turn]
+        number, y, x = self._place(turn, chances)
+        lr, hr = cache.pair(number)
         p, s = self._data.patch_px, cache.scale
-        y, x = (int(c * (n - p + 1)) for c, n in zip(chances[1:3], lr.shape[:2], strict=True))
-        if degradation is None:
+        if fraction is not None:
+            small, large = fractional.pair(hr, fraction, patch_px=p, chances=chances[1:3])
+        elif degradation is None:
             small, large = lr[y : y + p, x : x + p], hr[y * s : (y + p) * s, x * s : (x + p) * s]
             if self._enlarged:
                 small = _enlarged(lr, y, x, size=p, scale=s)
@@ -132,7 +186,7 @@ class Batches(Dataset[Batch]):
             if self._enlarged:
                 small = _enlarged(small, 0, 0, size=p, scale=s)
         target = spoiling.sharpen(large) if self._data.sharpen else large
-        turned = (_turn(image, chances[3:]) for image in (small, large, target))
+        turned = (flipped(image, chances[3:]) for image in (small, large, target))
         if not self._luma:
             first, second, third = turned
             return first, second, third
@@ -198,7 +252,7 @@ def _enlarged(lr: Uint8Array, y: int, x: int, *, size: int, scale: int) -> npt.N
     return np.clip(large[y : y + side, x : x + side], 0.0, 1.0)
 
 
-def _turn(image: npt.NDArray, chances: npt.NDArray[np.float64]) -> npt.NDArray:
+def flipped(image: npt.NDArray, chances: npt.NDArray[np.float64]) -> npt.NDArray:
     """Flipped and transposed by chance, in one of eight ways."""
     flip_y, flip_x, transpose = chances < 0.5
     if flip_y:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from waifu4x.errors import UsageError
-from waifu4x.networks import NETWORKS
-from waifu4x.train import degrade, tables
+from waifu4x.networks import ALL_NETWORKS
+from waifu4x.train import degrade, fractional, ranker, referencing, sparse, tables
 from waifu4x.train.discriminators import build_discriminator
 from waifu4x.train.options import unknown
 from waifu4x.train.recipe import Recipe, StageOptions
@@ -26,11 +26,17 @@ def check(recipe: Recipe) -> None:
         UsageError: an unknown network, layer, discriminator or degradation, or numbers that they do
             not take.
     """
+    if recipe.ranking is not None:
+        ranker.check(recipe)
+        return
+    sparse.check(recipe)
     # Of numbers alone: nothing is drawn, and no memory is taken.
     with torch.device("meta"):
         network = generator(recipe)
     config: Any = network.config
-    patch_px = recipe.data.patch_px * recipe.scale
+    fractional.check(recipe, config)
+    referencing.check(recipe, config)
+    patch_px = fractional.least_px(recipe.data, recipe.scale)
     for stage in recipe.stages:
         _check_layers(recipe, stage, patch_px)
         if stage.discriminator:
@@ -41,18 +47,20 @@ def check(recipe: Recipe) -> None:
                     f"recipe {recipe.name}: crops of several scales differ in size, and a "
                     f"discriminator takes one: leave one of data.scales"
                 )
-        needs_rgb = bool(stage.losses.content) or bool(stage.discriminator)
+        _check_rank(recipe, stage, patch_px)
+        judged = stage.losses.layers() or stage.losses.rank_weight > 0.0
+        needs_rgb = bool(judged) or bool(stage.discriminator)
         if needs_rgb and config.channels_in != 3:
             raise UsageError(
-                f"recipe {recipe.name}: {recipe.generator['network']} works on luma, and content "
-                f"and adversarial losses need RGB"
+                f"recipe {recipe.name}: {recipe.generator['network']} works on luma, and content, "
+                f"rank and adversarial losses need RGB"
             )
     if recipe.data.degradation != "bicubic":
         degrade.build(recipe.data.degradation, scale=recipe.scale, options=recipe.data.degrade)
 
 
 def _check_layers(recipe: Recipe, stage: StageOptions, crop_px: int) -> None:
-    layers = tuple(stage.losses.content)
+    layers = stage.losses.layers()
     for layer in layers:
         if layer not in LAYERS:
             raise UsageError(
@@ -69,14 +77,22 @@ def _check_layers(recipe: Recipe, stage: StageOptions, crop_px: int) -> None:
             )
 
 
+def _check_rank(recipe: Recipe, stage: StageOptions, crop_px: int) -> None:
+    if stage.losses.rank_weight > 0.0 and crop_px < ranker.SMALLEST_PX:
+        raise UsageError(
+            f"recipe {recipe.name}: a ranker needs crops of {ranker.SMALLEST_PX} px, and these "
+            f"have {crop_px}: raise patch_px"
+        )
+
+
 def generator(recipe: Recipe) -> nn.Module:
     """The network that is trained. Raises UsageError as `check` does."""
     numbers = dict(recipe.generator)
     name = numbers.pop("network")
-    if name not in NETWORKS:
+    if name not in ALL_NETWORKS:
         wrong = f"recipe {recipe.name}: no network {name!r}"
-        raise UsageError(unknown(wrong, str(name), known=list(NETWORKS)))
-    entry = NETWORKS[name]
+        raise UsageError(unknown(wrong, str(name), known=list(ALL_NETWORKS)))
+    entry = ALL_NETWORKS[name]
     where = f"recipe {recipe.name} [generator]"
     fields = {field.name for field in dataclasses.fields(entry.config)}
     if "upsamplings" in fields:  # RRDB counts in doublings
@@ -92,7 +108,11 @@ def generator(recipe: Recipe) -> nn.Module:
         raise UsageError(f"{where}: {error}") from error
 
 
-def begin(recipe: Recipe, initial: Mapping[str, Tensor] | None) -> nn.Module:
+def begin(
+    recipe: Recipe,
+    initial: Mapping[str, Tensor] | None,
+    open_features: Callable[[Sequence[str]], VGG19Features] | None = None,
+) -> nn.Module:
     """The generator, with fresh weights or those given.
 
     Weights of the same network for a multiple of its scale do, too: where the last convolution's
@@ -110,6 +130,7 @@ def begin(recipe: Recipe, initial: Mapping[str, Tensor] | None) -> nn.Module:
                 f"--init is of another network than that of recipe {recipe.name}: give a model of "
                 f"{recipe.generator['network']} with the same numbers"
             ) from error
+    referencing.equip(network, open_features, is_fresh=initial is None)
     return network
 
 
@@ -135,6 +156,7 @@ def _rescaled(initial: Mapping[str, Tensor], network: nn.Module) -> Mapping[str,
 
 def check_share(recipe: Recipe, processes: int) -> None:
     """Raises UsageError unless so many processes can share a batch evenly."""
+    referencing.check_processes(recipe, processes)
     if recipe.data.batch % processes:
         raise UsageError(
             f"a batch of {recipe.data.batch} cannot be shared by {processes} processes: give a "

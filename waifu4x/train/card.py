@@ -11,6 +11,7 @@ import torch
 from waifu4x import devices
 from waifu4x.train import tables
 from waifu4x.train.loop import Trainer
+from waifu4x.train.recipe import Recipe
 
 
 def facts(trainer: Trainer, *, name: str, licence: str, data: str, version: str) -> dict[str, str]:
@@ -32,10 +33,16 @@ def facts(trainer: Trainer, *, name: str, licence: str, data: str, version: str)
         "minutes": f"{state.elapsed_s / 60.0:.1f}",
         "architecture": str(trainer.recipe.generator["network"]),
         "scale": str(trainer.recipe.scale),
-        "scales": ",".join(map(str, trainer.recipe.data.scales or (trainer.recipe.scale,))),
+        "scales": _scales(trainer.recipe),
         "recipe": json.dumps(trainer.recipe.facts(), sort_keys=True),
     }
     return told if measured is None else {**told, "psnr_db": f"{measured:.3f}"}
+
+
+def _scales(recipe: Recipe) -> str:
+    if recipe.data.from_scale is not None:
+        return f"{recipe.data.from_scale:g} to {recipe.scale}"
+    return ",".join(map(str, recipe.data.scales or (recipe.scale,)))
 
 
 def text(facts: Mapping[str, str]) -> str:

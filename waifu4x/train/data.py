@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,10 @@ from waifu4x.folders import find_partners, find_pictures, told
 from waifu4x.resample import imresize
 from waifu4x.train import pairs
 
-_FORMAT = 1
+if TYPE_CHECKING:
+    from waifu4x.train.labels import RegionMaps
+
+_FORMAT = 2
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -52,12 +55,16 @@ class PairCache:
     skipped: tuple[str, ...]
     place: Path | None = None
     """Its files but for their suffix; None for one that is in memory alone."""
+    paths: tuple[str, ...] = ()
+    """The file of each picture, absolute."""
+    regions: RegionMaps | None = None
+    """Where the pictures have label maps; see `labels.with_regions`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # For the processes that prepare batches: each maps the files anew instead of being sent
         # gigabytes.
         if self.place is not None:
-            return _mapped, (self.place, self.scale)
+            return _mapped, (self.place, self.scale, self.regions)
         return _made, ({field.name: getattr(self, field.name) for field in fields(self)},)
 
     @cached_property
@@ -82,7 +89,7 @@ def _made(values: dict[str, Any]) -> PairCache:
     return PairCache(**values)
 
 
-def _mapped(place: Path, scale: int) -> PairCache:
+def _mapped(place: Path, scale: int, regions: RegionMaps | None = None) -> PairCache:
     facts = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
     groups = facts["groups"]
     # An empty file cannot be mapped.
@@ -98,6 +105,8 @@ def _mapped(place: Path, scale: int) -> PairCache:
         lr=lr,
         skipped=tuple(facts["skipped"]),
         place=place,
+        paths=tuple(facts["paths"]),
+        regions=regions,
     )
 
 
@@ -187,6 +196,7 @@ def _build(
     refused: list[str] = []
     sizes: list[tuple[int, int]] = []
     groups: list[int] = []
+    names: list[str] = []
     skipped: list[str] = []
     with (
         files.atomic_path(place.with_suffix(".hr")) as hr_path,
@@ -218,8 +228,9 @@ def _build(
             lr_file.write(lr.tobytes())
             sizes.append((lr.shape[0], lr.shape[1]))
             groups.append(group)
+            names.append(os.fspath(path.resolve()))
         if refused:
             raise TrainError(told(refused, "fix or remove them"))
-    facts = {"sizes_px": sizes, "groups": groups, "skipped": skipped}
+    facts = {"sizes_px": sizes, "groups": groups, "skipped": skipped, "paths": names}
     # Written last: the table's presence says that both data files are whole.
     files.write_bytes(place.with_suffix(".json"), json.dumps(facts).encode())

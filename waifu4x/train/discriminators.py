@@ -192,6 +192,50 @@ class SpectralConv2d(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SRNTTDiscriminatorConfig:
+    """The numbers of SRNTT's discriminator: five halvings of a crop of `crop_px`, then dense."""
+
+    crop_px: int = 160
+    channels: int = 32
+    hidden: int = 1024
+    norm: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.hidden) < 1:
+            raise ValueError("channels and hidden must be positive")
+        if self.crop_px < 32:
+            raise ValueError(f"crop_px must be 32 or more, not {self.crop_px}")
+
+
+class SRNTTDiscriminator(nn.Module):
+    """x: (N, 3, crop, crop) RGB in [0, 1] -> (N, 1) logits; ValueError for another size.
+
+    Each of five stages is a 3x3 convolution and one that halves, twice as wide as the one before,
+    all with batch normalisation and LeakyReLU 0.2 (Zhang et al., https://arxiv.org/abs/1903.00834).
+    """
+
+    def __init__(self, config: SRNTTDiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        channels, side = 3, config.crop_px
+        for stage in range(5):
+            wide = config.channels * 2**stage
+            for into, stride in ((channels, 1), (wide, 2)):
+                layers.append(nn.Conv2d(into, wide, 3, stride, padding=1, bias=not config.norm))
+                layers += [_norm(wide, config.norm), nn.LeakyReLU(0.2, inplace=True)]
+            channels, side = wide, -(-side // 2)
+        self.body = nn.Sequential(*layers)
+        self.hidden = nn.Linear(channels * side * side, config.hidden)
+        self.last = nn.Linear(config.hidden, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _check_crop(x, self.config.crop_px)
+        features = self.body(x).flatten(1)
+        return self.last(functional.leaky_relu(self.hidden(features), 0.2))
+
+
+@dataclass(frozen=True, kw_only=True)
 class UNetDiscriminatorConfig:
     """The numbers of Real-ESRGAN's discriminator, which takes every multiple of 8."""
 
@@ -299,6 +343,7 @@ DISCRIMINATORS: dict[str, Discriminator] = {
     "srgan-gap": Discriminator(
         SRGANDiscriminatorConfig, SRGANDiscriminator, {"pooled": True, "body_bias": True}
     ),
+    "srntt": Discriminator(SRNTTDiscriminatorConfig, SRNTTDiscriminator, {}),
     "vgg128": Discriminator(VGGDiscriminatorConfig, VGGDiscriminator, {}),
     "unet-sn": Discriminator(UNetDiscriminatorConfig, UNetDiscriminator, {}),
     "patchgan": Discriminator(PatchDiscriminatorConfig, PatchDiscriminator, {}),

@@ -26,8 +26,9 @@ from waifu4x.train.batches import Batches
 from waifu4x.train.data import PairCache
 from waifu4x.train.feeding import Feed
 from waifu4x.train.metering import Means, Report
-from waifu4x.train.objective import Objective, OpenFeatures
+from waifu4x.train.objective import Objective, OpenFeatures, OpenRanker
 from waifu4x.train.recipe import Recipe, StageOptions
+from waifu4x.train.reference_batches import open_batches
 from waifu4x.train.schedule import Pace, is_stalled, rate_at
 from waifu4x.train.state import TrainState, has_checkpoint
 from waifu4x.train.updates import NotFiniteError, Terms, Updates
@@ -50,7 +51,7 @@ class Trainer:
     Args:
         caches: decoded pictures, one cache for each scale of the recipe.
         minutes: train for so long, in place of the recipe's steps.
-        open_features: gives VGG-19, for recipes with a content loss.
+        open_features, open_ranker: give VGG-19 and a ranker, where losses ask for them.
         initial: weights to start from, of the same network.
         workers: processes that prepare batches; 0 prepares them in this one.
         accumulate: in how many parts a batch goes through the networks, to need less memory.
@@ -69,6 +70,7 @@ class Trainer:
         run_folder: Path,
         fabric: Fabric,
         open_features: OpenFeatures,
+        open_ranker: OpenRanker | None = None,
         seed: int = 0,
         minutes: float | None = None,
         validation: Sequence[ValidationPair] = (),
@@ -86,9 +88,9 @@ class Trainer:
         self._seed = seed
         self.pace = Pace(recipe, minutes=minutes)
         self.validation = tuple(validation)
-        self._open_features = open_features
+        self._judges: Any = {"open_features": open_features, "open_ranker": open_ranker}
         self.caches = tuple(caches)
-        generator: Any = building.begin(recipe, initial).to(fabric.device)
+        generator: Any = building.begin(recipe, initial, open_features).to(fabric.device)
         generator.to(memory_format=torch.channels_last)
         self.state = TrainState.start(
             generator,
@@ -113,7 +115,7 @@ class Trainer:
 
     def _make_batches(self, generator: nn.Module) -> Batches:
         config: Any = generator.config
-        return Batches(
+        return open_batches(
             self.caches,
             self.recipe.data,
             luma=config.channels_in == 1,
@@ -144,13 +146,13 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Everything that the present stage needs beside its state."""
-        objective = Objective(self.stage.losses, open_features=self._open_features)
+        objective = Objective(self.stage.losses, batch=self.recipe.data.batch, **self._judges)
         self._updates = Updates(
             self.state,
             objective.to(self.fabric.device),
             generator=self._generator,
             fabric=self.fabric,
-            clip_norm=self.stage.clip_norm,
+            stage=self.stage,
             on_note=self.notes.append,
         )
         self._watch = BalanceWatch(
@@ -383,7 +385,7 @@ class Trainer:
 
     def validate(self) -> float:
         """Mean Y-PSNR in dB of the averaged generator on the validation pictures."""
-        return validate(self.state.ema, self.validation, fabric=self.fabric)
+        return validate(self.state.ema, self.validation, fabric=self.fabric, data=self.recipe.data)
 
     def take_notes(self) -> list[str]:
         """What was decided since the last call, one sentence each."""

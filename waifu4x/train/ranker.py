@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from waifu4x.bench.niqe import BLOCK_PX
 from waifu4x.errors import UsageError
 from waifu4x.given_files import fail
 from waifu4x.tensor_files import read_tensor_file, write_safetensors
 from waifu4x.tensor_values import take_floats
 from waifu4x.train import tables
+from waifu4x.train.recipe import Recipe
 
 ARCHITECTURE = "ranker"
 PATCH_KEY = "patch_px"
@@ -134,15 +136,41 @@ class RankContentLoss(nn.Module):
         return self.batch * torch.sigmoid(_wide(self.ranker(prediction))).mean()
 
 
-def build_ranker(numbers: Mapping[str, Any], *, where: str) -> Ranker:
-    """A fresh ranker from the plain values of a recipe (channels, hidden).
-
-    Raises UsageError for an unknown number, or one that makes no sense; it begins with `where`.
-    """
+def build_ranker(recipe: Recipe) -> Ranker:
+    """The fresh ranker that a recipe is about. Raises UsageError as `check` does."""
+    where = f"recipe {recipe.name} [generator]"
+    numbers = dict(recipe.generator)
+    numbers.pop("scale", None)
+    if numbers.pop("network") != ARCHITECTURE:
+        raise UsageError(f'{where}: a recipe with [ranking] trains network = "{ARCHITECTURE}"')
     try:
-        return Ranker(tables.from_table(RankerConfig, dict(numbers), where))
+        return Ranker(tables.from_table(RankerConfig, numbers, where))
     except (ValueError, RuntimeError) as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def check(recipe: Recipe) -> None:
+    """Find out what is wrong with the recipe of a ranker before any picture is enlarged for it.
+
+    Raises UsageError: unknown numbers, stages or patches that do not suit a ranker.
+    """
+    with torch.device("meta"):
+        build_ranker(recipe)
+    options, patch_px = recipe.ranking, patch_px_of(recipe)
+    assert options is not None, "only recipes of rankers are checked here"
+    smallest_px = BLOCK_PX + 2 * options.border_px
+    if patch_px < smallest_px:
+        raise UsageError(
+            f"recipe {recipe.name}: NIQE needs patches of {smallest_px} px, and these have "
+            f"{patch_px}: raise patch_px to {-(-smallest_px // recipe.scale)}"
+        )
+    if len(recipe.stages) != 1 or any(stage.discriminator for stage in recipe.stages):
+        raise UsageError(f"recipe {recipe.name}: a ranker has one stage, and no discriminator")
+
+
+def patch_px_of(recipe: Recipe) -> int:
+    """The side of a ranker's patches, in high-resolution pixels."""
+    return recipe.data.patch_px * recipe.scale
 
 
 def save_ranker(ranker: Ranker, path: Path, *, metadata: Mapping[str, str]) -> None:

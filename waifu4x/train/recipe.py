@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from waifu4x.errors import UsageError
 from waifu4x.train import tables
+from waifu4x.train.reference_options import ReferenceOptions
 
 _RECIPES = resources.files("waifu4x.train") / "recipes"
 
@@ -51,7 +52,7 @@ class RegionOptions:
     """Without labels: a boundary is steeper, in the range of luma (0..1) a pixel."""
     texture_px: float = 4.0
     """Without labels: over which deviation texture is averaged."""
-    texture_level: float = 0.02
+    texture_level: float = 0.025
     """Without labels: a background has more texture, as a deviation of luma (0..1)."""
 
     def __post_init__(self) -> None:
@@ -89,16 +90,27 @@ class LossOptions:
     tv_weight: float = 0.0
     fft_weight: float = 0.0
     gradient_weight: float = 0.0
+    magnitude_weight: float = 0.0
     rank_weight: float = 0.0
     """Of the sum over a batch of what a ranker says: 0.03 for batches of 8; see `ranker`."""
     ranker: str | None = None
     """The ranker's file, where `--ranker` does not name one."""
     regions: RegionOptions | None = None
+    texture_weight: float = 0.0
+    """Of SRNTT's textures, which grow with the fourth power of VGG's features: see `textures`."""
+    texture_by_similarity: bool = False
 
     def __post_init__(self) -> None:
         weights = (
             *(self.pixel_weight, self.content_weight, self.gan_weight, self.tv_weight),
-            *(self.fft_weight, self.gradient_weight, *self.content.values(), self.rank_weight),
+            *(
+                self.fft_weight,
+                self.gradient_weight,
+                self.magnitude_weight,
+                *self.content.values(),
+                self.rank_weight,
+                self.texture_weight,
+            ),
         )
         _require(all(0.0 <= w < math.inf for w in weights), "weights of losses are 0 or more")
         content = self.content_weight * sum(self.content.values())
@@ -111,7 +123,9 @@ class LossOptions:
     def layers(self) -> tuple[str, ...]:
         """Every layer of VGG-19 that is asked for, sorted."""
         regions = {} if self.regions is None else self.regions.layers()
-        return tuple(sorted({*self.content, *(each for r in regions.values() for each in r)}))
+        textures = ("relu1_1", "relu2_1", "relu3_1") if self.texture_weight > 0.0 else ()
+        of_regions = (each for layers in regions.values() for each in layers)
+        return tuple(sorted({*self.content, *of_regions, *textures}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +139,12 @@ class DataOptions:
     """Options of the degradation; see `degrade`."""
     scales: tuple[int, ...] = ()
     """For networks of several scales: those that are mixed; by default the generator's."""
+    from_scale: float | None = None
+    """For networks of any scale: every tenth from here to the generator's is mixed, one a batch."""
     sharpen: bool = False
     """Pixel and content losses compare with a sharpened truth, as Real-ESRGAN's do."""
+    reference: ReferenceOptions | None = None
+    """For networks that take references: where those come from."""
 
     def __post_init__(self) -> None:
         _require(self.batch >= 1 and self.patch_px >= 1, "batch and patch_px must be 1 or more")
@@ -161,9 +179,14 @@ class StageOptions:
     clip_norm: float = 1.0
     """0 does not clip."""
     ema_decay: float = 0.999
+    reference: bool = True
+    """Whether a network that can do without is shown its references, or is trained without."""
+    discriminator_steps: int = 1
+    """For each of the generator, by the same batch."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, f"steps must be 1 or more, not {self.steps}")
+        _require(self.discriminator_steps >= 1, "discriminator_steps must be 1 or more")
         rates = (self.learning_rate, self.discriminator_rate or self.learning_rate)
         _require(all(0.0 < r < math.inf for r in rates), "learning rates must be more than 0")
         _require(0.0 <= self.final_rate < math.inf, "final_rate is 0 or more")
@@ -218,13 +241,16 @@ class Recipe:
     """{network = "srresnet", scale = 4} and the numbers of its config."""
     stages: tuple[StageOptions, ...] = (StageOptions(),)
     data: DataOptions = field(default_factory=DataOptions)
+    fit: Mapping[str, Any] | None = None
+    """Options of a network that is fitted and not trained, which has no stages: see `sparse`."""
     ranking: RankingOptions | None = None
     """Of a run that makes no generator but a ranker: {network = "ranker"}."""
 
     def __post_init__(self) -> None:
         network = self.generator.get("network")
         _require(isinstance(network, str), "[generator] must name a network")
-        _require(bool(self.stages), "a recipe has one stage or more")
+        one_way = bool(self.stages) == (self.fit is None)
+        _require(one_way, "a recipe has one stage or more; with [fit] it has stages = []")
         scale = self.generator.get("scale", 1)
         _require(type(scale) is int and scale >= 1, "[generator] scale is a whole number")
         _require(
@@ -247,6 +273,7 @@ class Recipe:
 
     def with_steps(self, steps: int) -> Recipe:
         """The same stages in the same proportions, `steps` together."""
+        _require(self.fit is None, "a network that is fitted has no steps: leave out --steps")
         _require(steps >= len(self.stages), f"steps must be {len(self.stages)} or more")
         # Where each stage ends, rounded; every one, and every one after it, has a step at least.
         lengths: list[int] = []

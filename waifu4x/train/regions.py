@@ -58,8 +58,11 @@ def guess(images: Tensor, options: RegionOptions) -> Tensor:
         luma = (wide * weights).sum(1, keepdim=True)
         soft = _blurred(luma, options.blur_px)
         edges = dilated(_steepness(soft) > options.edge_level, options.boundary_px)
-        energy = _blurred((luma - soft).square(), options.texture_px)
-        return _mapped(edges, energy > options.texture_level**2)
+        # Of what lies beside boundaries alone, or each would be in a halo of texture.
+        beside = (~edges).to(wide.dtype)
+        energy = _blurred(beside * (luma - soft).square(), options.texture_px)
+        share = _blurred(beside, options.texture_px)
+        return _mapped(edges, energy > share * options.texture_level**2)
 
 
 def dilated(mask: Tensor, radius_px: int) -> Tensor:

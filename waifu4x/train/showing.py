@@ -10,6 +10,7 @@ from waifu4x.errors import TrainError
 from waifu4x.train import previews, report, tables
 from waifu4x.train.loop import Trainer
 from waifu4x.train.previews import Sample
+from waifu4x.train.referencing import reference_for
 from waifu4x.train.validation import ValidationPair, enlarge, shown
 
 _MOST_SAMPLES = 3
@@ -33,7 +34,13 @@ def show_samples(trainer: Trainer) -> None:
         Sample(
             name=pair.name,
             lr=pair.lr,
-            output=enlarge(trainer.state.ema, pair.lr, scale=pair.scale, fabric=trainer.fabric),
+            output=enlarge(
+                trainer.state.ema,
+                pair.lr,
+                scale=pair.scale,
+                fabric=trainer.fabric,
+                reference=reference_for(pair.hr, trainer.recipe.data.reference),
+            ),
             truth=pair.hr,
         )
         for pair in _earlier(trainer.run_folder)

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from waifu4x import files
-from waifu4x.errors import TrainError
-from waifu4x.train.recipe import Recipe, StageOptions
+from waifu4x.errors import TrainError, UsageError
+from waifu4x.train.recipe import Recipe, StageOptions, from_facts
 
 CHECKPOINT_NAME = "last.pth"
 PREVIOUS_NAME = "previous.pth"
@@ -295,7 +295,8 @@ def _differences(old: Any, new: dict[str, Any]) -> list[str]:
         return {**facts, "name": None, "stages": stages}
 
     try:
-        before, after = comparable(old), comparable(new)
-    except (KeyError, TypeError, AttributeError):
+        # As it is read today: options that there were not yet have their defaults.
+        before, after = comparable(from_facts(old).facts()), comparable(new)
+    except (KeyError, TypeError, AttributeError, UsageError):
         return list(new)
     return [key for key in after if before.get(key) != after[key]]

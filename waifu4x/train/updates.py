@@ -15,6 +15,8 @@ from torch import Tensor
 from waifu4x import devices
 from waifu4x.train.batches import Batch
 from waifu4x.train.objective import Objective
+from waifu4x.train.recipe import StageOptions
+from waifu4x.train.referencing import Showing
 from waifu4x.train.state import TrainState
 
 Terms = dict[str, Tensor]
@@ -44,15 +46,20 @@ class Updates:
         *,
         generator: Any,
         fabric: Fabric,
-        clip_norm: float,
+        stage: StageOptions,
         on_note: Callable[[str], None],
     ) -> None:
         self._state = state
         self._objective = objective
         self._fabric = fabric
-        self._clip_norm = clip_norm
+        self._clip_norm = stage.clip_norm
+        self._discriminator_steps = stage.discriminator_steps
         self._on_note = on_note
         self._generator = generator
+        # Asked of the bare network: a wrapped one has no config.
+        config: Any = getattr(state.generator, "config", None)
+        self._outputs: int = getattr(config, "outputs_in_training", 1)
+        self._show = Showing(state.generator, with_reference=stage.reference)
         self._optimizer: Any = fabric.setup_optimizers(state.optimizer)
         self._bare_discriminator = state.discriminator
         self._discriminator: Any = None
@@ -78,8 +85,8 @@ class Updates:
         """
         terms, made = self._in_parts(batch, self._generator_gradients)
         self._finish(self._generator, self._optimizer, terms)
-        if self._discriminator is not None:
-            found, _ = self._in_parts(
+        for _ in range(0 if self._discriminator is None else self._discriminator_steps):
+            found, _made = self._in_parts(
                 batch, lambda whole, size: self._discriminator_gradients(whole, size, made=made)
             )
             self._finish(self._discriminator, self._discriminator_optimizer, found)
@@ -115,14 +122,21 @@ class Updates:
         for start in range(0, len(batch), size):
             piece = batch.part(start, start + size)
             with self._unsynced(self._generator, start + size < len(batch)):
-                output = self._generator(piece.x).float()
+                shown = self._show(piece)
+                output = self._generator(*shown.inputs).float()
                 with self._fabric.autocast():
                     loss, found = self._objective.generator(
-                        output, target=piece.target, truth=piece.truth, discriminator=frozen
+                        output,
+                        target=piece.target,
+                        truth=piece.truth,
+                        discriminator=frozen,
+                        regions=piece.regions,
+                        outputs=self._outputs,
+                        shown=shown,
                     )
                 share = len(piece) / len(batch)
                 self._fabric.backward(loss * share)
-            made.append(output.detach())
+            made.append(output[-len(piece) :].detach())
             _accumulate(terms, found, share)
         return terms, torch.cat(made)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from waifu4x import color
+from waifu4x import color, reference_inputs
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.canvas import from_unit, to_unit
@@ -20,6 +20,8 @@ from waifu4x.errors import TrainError
 from waifu4x.folders import find_pictures
 from waifu4x.resample import imresize, resize
 from waifu4x.train.data import PairCache
+from waifu4x.train.recipe import DataOptions
+from waifu4x.train.referencing import reference_for
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,17 +84,25 @@ def shown(
 
 @torch.no_grad()
 def enlarge(
-    network: nn.Module, lr: npt.NDArray[np.uint8], *, scale: int, fabric: Fabric
+    network: nn.Module,
+    lr: npt.NDArray[np.uint8],
+    *,
+    scale: int,
+    fabric: Fabric,
+    reference: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """What the network makes of a small picture: (h, w, 3) -> (s·h, s·w, 3) uint8 RGB.
 
-    Networks of luma are shown Y; the colours are enlarged by bicubic interpolation.
+    Networks of luma are shown Y; the colours are enlarged by bicubic interpolation. `reference`,
+    (s·h, s·w, 3), is for those that take one.
     """
     config: Any = network.config
     size_px = (lr.shape[0] * scale, lr.shape[1] * scale)
     image = to_unit(lr)
     if config.pre_upsampled:
         image = np.clip(resize(image, size_px), 0.0, 1.0)
+    if reference is not None:
+        return from_unit(_run_beside(network, image, to_unit(reference), fabric), np.uint8)
     if config.channels_in == 3:
         return from_unit(_run(network, image, fabric), np.uint8)
     ycbcr = color.rgb_to_ycbcr(image)
@@ -110,14 +120,50 @@ def _run(network: nn.Module, image: npt.NDArray[np.float32], fabric: Fabric) -> 
     return output[0].float().permute(1, 2, 0).cpu().numpy()
 
 
-def validate(network: nn.Module, pairs: Sequence[ValidationPair], *, fabric: Fabric) -> float:
-    """Mean Y-PSNR in dB, `scale` px cut off every border."""
+def _run_beside(
+    network: nn.Module,
+    image: npt.NDArray[np.float32],
+    reference: npt.NDArray[np.float32],
+    fabric: Fabric,
+) -> npt.NDArray:
+    """As `_run`, of a picture of any size: continued in a mirror to what the network takes."""
+    config: Any = network.config
+    height, width = (side * config.scale for side in image.shape[:2])
+
+    def shown(pixels: npt.NDArray[np.float32]) -> torch.Tensor:
+        missing = [-side % config.size_multiple for side in pixels.shape[:2]]
+        padded = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        return torch.from_numpy(padded.transpose(2, 0, 1).copy()).to(fabric.device)
+
+    inputs = reference_inputs.inputs_of(network, shown(image)[None], [shown(reference)])
+    with fabric.autocast():
+        output = network(*inputs)
+    return output[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy()
+
+
+def validate(
+    network: nn.Module,
+    pairs: Sequence[ValidationPair],
+    *,
+    fabric: Fabric,
+    data: DataOptions | None = None,
+) -> float:
+    """Mean Y-PSNR in dB, `scale` px cut off every border.
+
+    Where `data` have references the network is shown the truth, from beside: `reference_for`.
+    """
     was_training = network.training
     network.eval()
     try:
         values = [
             psnr_y(
-                enlarge(network, pair.lr, scale=pair.scale, fabric=fabric),
+                enlarge(
+                    network,
+                    pair.lr,
+                    scale=pair.scale,
+                    fabric=fabric,
+                    reference=None if data is None else reference_for(pair.hr, data.reference),
+                ),
                 pair.hr,
                 border_px=pair.scale,
             )
