@@ -29,12 +29,12 @@ from waifu4x.errors import DeviceError
 from waifu4x.model_facts import Model
 from waifu4x.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when something else is kept."""
 
 _FACTS = (
     *("architecture", "scale", "channels_in", "pre_upsampled", "scales", "size_multiple"),
-    *("receptive_radius_px", "parameters", "metadata"),
+    *("receptive_radius_px", "global_context", "parameters", "metadata"),
 )
 # What decides how many threads torch takes, and OpenVINO with it.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -16,7 +16,8 @@ class Model:
 
     name: str
     architecture: str
-    """A key of `waifu4x.networks.ALL_NETWORKS`; ``onnx`` for the graph of a file."""
+    """A key of `waifu4x.networks.ALL_NETWORKS`; ``onnx`` for the graph of a file,
+    ``community:…`` for what spandrel builds."""
     network: nn.Module
     """On the CPU, float32, in eval mode, without gradients."""
     scale: int
