@@ -178,7 +178,9 @@ def _smallest_px(descriptor: Any, config: CommunityConfig) -> int:
             continue
         wanted = (1, config.channels_in, side_px * config.scale, side_px * config.scale)
         if shape != wanted:
-            raise UnknownNetworkError(f"it is {config.architecture}, and makes {shape}, not {wanted}")
+            raise UnknownNetworkError(
+                f"it is {config.architecture}, and makes {shape}, not {wanted}"
+            )
         return side_px
     raise UnknownNetworkError(f"it is {config.architecture}, which does not run here ({problem})")
 

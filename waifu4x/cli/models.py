@@ -134,8 +134,9 @@ def add(
     Example: waifu4x models add 4x-UltraSharp.pth --name ultrasharp
     """
     row = weights.add(file, name=name, licence=licence, overwrite=overwrite)
+    scale = f"{row.scale}x" if row.scale else "any scale"
     stderr.print(
-        f"added: {escape(row.name)} ({row.architecture}, {row.scale}x, "
+        f"added: {escape(row.name)} ({row.architecture}, {scale}, "
         f"sha256 {row.sha256}); use it with -m {escape(row.name)}",
         soft_wrap=True,
     )
