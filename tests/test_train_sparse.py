@@ -218,9 +218,7 @@ def test_pairs_are_shrunk_in_float_and_drawn_equally_from_folders(tmp_path: Path
     first, _ = read_luma_pairs(folders, most=2, rng=np.random.default_rng(0), **read)
     assert sorted(pair.hr.shape for pair in first) in ([(36, 42), (48, 60)], [(36, 42), (36, 42)])
     read["smallest_px"] = 100
-    with pytest.raises(
-        TrainError, match=r"no usable picture in .*b: each side must be at"
-    ):
+    with pytest.raises(TrainError, match=r"no usable picture in .*b: each side must be at"):
         read_luma_pairs([tmp_path / "b"], most=2, rng=np.random.default_rng(0), **read)
 
 
