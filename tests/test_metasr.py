@@ -21,7 +21,7 @@ from toys import as_model
 from training import rows, save_picture, save_three, waves
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, devices, exporting, pictures, streaming
+from waifu4x import checkpoints, devices, exporting, pictures, streaming, weights
 from waifu4x.bench import protocol
 from waifu4x.cli.app import app
 from waifu4x.engines import choice
@@ -518,5 +518,6 @@ def test_training_from_the_command_line(tmp_path: Path) -> None:
     done = upscale(source, "-s", "3.3", "-m", "own", "-o", tmp_path / "large.png")
     assert done.exit_code == 0, done.stderr
     assert pictures.read(tmp_path / "large.png").pixels.shape == (56, 69, 3)
+    assert weights.find("own").scale is None
     card = next((tmp_path / "run").glob("*.md")).read_text()
     assert "| scales | 1.1 to 4 |" in card

@@ -215,6 +215,8 @@ def test_pairs_are_shrunk_in_float_and_drawn_equally_from_folders(tmp_path: Path
         # 8-bit luma, 255 as 1.
         np.testing.assert_allclose(pair.hr * 255.0, np.rint(pair.hr * 255.0), atol=1e-4)
         np.testing.assert_allclose(pair.lr, imresize(pair.hr, 1 / 3))
+    twice, _ = read_luma_pairs([*folders, folders[0]], most=4, rng=np.random.default_rng(1), **read)
+    assert len({pair.hr.tobytes() for pair in twice}) == 4
     first, _ = read_luma_pairs(folders, most=2, rng=np.random.default_rng(0), **read)
     assert sorted(pair.hr.shape for pair in first) in ([(36, 42), (48, 60)], [(36, 42), (36, 42)])
     read["smallest_px"] = 100

@@ -5,7 +5,8 @@ Every network class takes one `config`, keeps it as `.config`, and maps x (N, C,
 `NetworkConfig`), which is how the rest of the program learns them. One that gives several pictures
 of each input in train mode, (k·N, C, s·h, s·w) with the best last, states their number as
 `outputs_in_training`. Modules of which nothing may be computed in half precision, whoever runs
-them, state `in_float32`.
+them, state `in_float32`. One that enlarges by any factor up to `scale` states `any_scale`, and has
+a method `at` (see `metasr`).
 """
 
 from __future__ import annotations

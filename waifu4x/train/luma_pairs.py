@@ -45,6 +45,8 @@ def read_luma_pairs(
 ) -> tuple[list[LumaPair], list[str]]:
     """Pictures drawn from `folders`, equally often from each, and one sentence per skipped file.
 
+    A folder that is named twice is drawn from twice as often, and gives other pictures.
+
     A picture is first shrunk itself, by a power of `shrink` below `levels` that is drawn, so that
     one detail is seen in several sizes.
 
@@ -83,12 +85,16 @@ def read_luma_pairs(
 
 
 def _drawn(folders: Sequence[Path], rng: np.random.Generator) -> list[Path]:
-    """All pictures, those of each folder in an order that is drawn, one folder after the other."""
-    piles: list[list[Path]] = []
+    """All pictures, those of each folder in an order that is drawn, from one folder after the other
+    in turn; a folder that is named twice has two turns."""
+    piles: dict[Path, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise TrainError(f"{folder} is no folder of pictures")
-        found = find_pictures(folder)
-        piles.append([found[place] for place in rng.permutation(len(found))])
-    longest = max(map(len, piles), default=0)
-    return [pile[place] for place in range(longest) for pile in piles if place < len(pile)]
+        if folder not in piles:
+            found = find_pictures(folder)
+            piles[folder] = [found[place] for place in rng.permutation(len(found))]
+    drawn: list[Path] = []
+    while any(piles.values()):
+        drawn += [piles[folder].pop() for folder in folders if piles[folder]]
+    return drawn

@@ -27,6 +27,8 @@ from waifu4x.train.neighbours import find_neighbours
 from waifu4x.train.recipe import Recipe
 
 _ANCHORS_AT_ONCE = 32
+# For every patch of ScSR so many are looked at, of which some are flat.
+_TRIED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,17 +367,24 @@ def _patch_pairs(
     sharp, features = [], []
     each = -(-options.samples // len(pairs))
     for pair in pairs:
-        described = network.described(torch.from_numpy(pair.lr)[None, None])[1][..., 4:-4, 4:-4]
-        hr = torch.from_numpy(pair.hr)[None, None] * 255.0
-        patches = functional.unfold(hr, PATCH_PX)[0].T
+        described = network.described(torch.from_numpy(pair.lr)[None, None])[1][0, :, 4:-4, 4:-4]
+        height, width = (n - PATCH_PX + 1 for n in pair.hr.shape)
+        tried = torch.randperm(height * width, generator=generator)[: _TRIED * each]
+        rows, columns = tried // width, tried % width
+        patches = _windows_of(torch.from_numpy(pair.hr)[None] * 255.0)[0, rows, columns].flatten(1)
         patches = patches - patches.mean(1, keepdim=True)
-        loud = (patches.var(1) > options.variance).nonzero()[:, 0]
-        places = loud[torch.randperm(len(loud), generator=generator)[:each]]
-        sharp.append(patches[places])
-        features.append(functional.unfold(described, PATCH_PX)[0].T[places])
+        loud = (patches.var(1) > options.variance).nonzero()[:each, 0]
+        seen = _windows_of(described)[:, rows[loud], columns[loud]].transpose(0, 1).flatten(1)
+        sharp.append(patches[loud])
+        features.append(seen)
     found, seen = torch.cat(sharp), torch.cat(features)
     loud = seen.norm(dim=1) > 1e-6
     return found[loud], seen[loud]
+
+
+def _windows_of(planes: Tensor) -> Tensor:
+    """(C, H, W) -> (C, H - 4, W - 4, 5, 5), a view."""
+    return planes.unfold(1, PATCH_PX, 1).unfold(2, PATCH_PX, 1)
 
 
 _FITS: dict[str, tuple[type, Callable[..., Fitted]]] = {
