@@ -114,10 +114,15 @@ def enlarge(
 
 
 def _run(network: nn.Module, image: npt.NDArray[np.float32], fabric: Fabric) -> npt.NDArray:
+    config: Any = network.config
+    height, width = (side * config.scale for side in image.shape[:2])
+    # As when it is used: the last row and column are repeated.
+    missing = [-side % config.size_multiple for side in image.shape[:2]]
+    image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
     x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None])).to(fabric.device)
     with fabric.autocast():
         output = network(x.contiguous(memory_format=torch.channels_last))
-    return output[0].float().permute(1, 2, 0).cpu().numpy()
+    return output[0, :, :height, :width].float().permute(1, 2, 0).cpu().numpy()
 
 
 def _run_beside(
