@@ -215,6 +215,14 @@ def _with(recipe_: Recipe, **changes: Any) -> Recipe:
             "crops of several scales differ in size",
         ),
         (
+            _with(
+                PIXEL,
+                generator={"network": "autoencoder", "scale": 2},
+                data=DataOptions(patch_px=18),
+            ),
+            "autoencoder takes crops in steps of 4 px, not 18",
+        ),
+        (
             _with(PIXEL, data=DataOptions(degradation="jpeg", degrade={"qualty": 3})),
             "did you mean 'quality'?",
         ),

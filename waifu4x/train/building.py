@@ -36,6 +36,12 @@ def check(recipe: Recipe) -> None:
     config: Any = network.config
     fractional.check(recipe, config)
     referencing.check(recipe, config)
+    multiple = config.size_multiple
+    if recipe.data.reference is None and recipe.data.patch_px % multiple:
+        raise UsageError(
+            f"recipe {recipe.name}: {recipe.generator['network']} takes crops in steps of "
+            f"{multiple} px, not {recipe.data.patch_px}: change data.patch_px"
+        )
     patch_px = fractional.least_px(recipe.data, recipe.scale)
     for stage in recipe.stages:
         _check_layers(recipe, stage, patch_px)
