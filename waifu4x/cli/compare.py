@@ -69,6 +69,15 @@ def compare(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A sharp picture of something similar, for models that take one (crossnet, "
+            "srntt): one for all inputs, or one each.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     background: Annotated[
         str,
         typer.Option(help="Colour below transparency: white, #rrggbb …", rich_help_panel=_WHAT),
@@ -132,7 +141,8 @@ def compare(
     from waifu4x.compare.subjects import Wish
 
     first, inputs = inputs[0], _expanded(inputs)
-    count = 1 + len(results.at_hand()[0] if model is None else model)
+    here = results.at_hand(with_references=bool(beside))[0]
+    count = 1 + len(here if model is None else model)
     large = scale or downscale or 4
     room_px = page.region_px(len(inputs), count + 1, scale=large) if html and large > 0 else None
     wish = Wish(
@@ -158,6 +168,7 @@ def compare(
             offline=offline,
             on_progress=bar.progress,
             on_download=bar.download,
+            references=beside or (),
         )
         bar.progress("writing", 1.0)
         _write(outcome.comparisons, targets)

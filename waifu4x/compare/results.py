@@ -17,6 +17,7 @@ import numpy.typing as npt
 from waifu4x import weights
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.bench.similarity import WINDOW_PX, ssim_y
+from waifu4x.compare import beside
 from waifu4x.compare.crops import Crop
 from waifu4x.compare.subjects import CONTEXT_PX, Subject
 from waifu4x.errors import UnknownModelError, UsageError, Waifu4xError
@@ -95,11 +96,12 @@ class Outcome:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def at_hand() -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
+def at_hand(*, with_references: bool = False) -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
     """The models that can run without a download, and those whose files are damaged or missing.
 
     Shipped ones come first, then downloaded ones, then the user's own. Nothing is hashed yet.
-    Those that stand in for another at smaller scales are not listed: it gives way to them.
+    Those that stand in for another at smaller scales are not listed: it gives way to them. Those
+    that need a reference are, where there is one.
     """
     models: list[str] = []
     damaged: list[LeftOut] = []
@@ -107,6 +109,8 @@ def at_hand() -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
     stand_ins = {name for available in found for name in available.row.up_to.values()}
     for available in found:
         if available.row.kind in ("resample", "features") or available.row.name in stand_ins:
+            continue
+        if not with_references and available.row.architecture in beside.NEEDED_BY:
             continue
         if available.state in _PRESENT:
             models.append(available.row.name)
@@ -130,6 +134,7 @@ def run(
     offline: bool = False,
     on_progress: Progress | None = None,
     on_download: Callable[[int, int], None] | None = None,
+    references: Sequence[str] = (),
 ) -> Outcome:
     """Run models on every subject; bicubic is always run, and is the first.
 
@@ -138,6 +143,7 @@ def run(
             downloaded, and of which those that fail are left out instead of raising.
         device, precision, offline, on_download: as in `open_upscaler`; a model that is named and
             not here is downloaded unless `offline`.
+        references: for models that take one, see `beside`; one for all subjects, or one for each.
         on_progress: called with a model's name and the share of all work that is done, 0..1.
 
     Raises:
@@ -148,14 +154,13 @@ def run(
         raise UsageError("there is no picture to compare models on")
     named = models is not None
     left_out: list[LeftOut] = []
-    chosen: tuple[ModelName, ...]
+    chosen: Sequence[ModelName] = models or ()
     if models is None:
-        chosen, damaged = at_hand()
+        chosen, damaged = at_hand(with_references=bool(references))
         left_out += damaged
-    else:
-        chosen = tuple(models)
     wanted = _distinct((BASELINE, *chosen))
     scale = subjects[0].scale if len({subject.scale for subject in subjects}) == 1 else None
+    shown = beside.for_each(references, subjects)
     rows: list[list[Result]] = [[] for _ in subjects]
     for number, model in enumerate(wanted):
         told = _Told(model, number, of=len(wanted), call=on_progress)
@@ -167,8 +172,9 @@ def run(
                 precision=precision,
                 offline=offline or not named,
                 on_download=on_download,
+                references=beside.at_first(shown),
             )
-            found = _run_one(upscaler, subjects, told)
+            found = _run_one(upscaler, subjects, shown, told)
         except Waifu4xError as error:
             if named or model == BASELINE:
                 raise
@@ -217,6 +223,7 @@ def _open(
     precision: str,
     offline: bool,
     on_download: Callable[[int, int], None] | None,
+    references: tuple[str, ...],
 ) -> Upscaler:
     if isinstance(model, str) and _is_filter(model):
         return open_upscaler(model)
@@ -227,6 +234,7 @@ def _open(
         offline=offline,
         on_download=on_download,
         scale=scale,
+        references=references,
     )
 
 
@@ -237,7 +245,9 @@ def _is_filter(model: str) -> bool:
         return False
 
 
-def _run_one(upscaler: Upscaler, subjects: Sequence[Subject], told: _Told) -> list[Result]:
+def _run_one(
+    upscaler: Upscaler, subjects: Sequence[Subject], shown: Sequence[str], told: _Told
+) -> list[Result]:
     results = []
     for number, subject in enumerate(subjects):
         target = Target(scale=subject.scale)
@@ -248,17 +258,21 @@ def _run_one(upscaler: Upscaler, subjects: Sequence[Subject], told: _Told) -> li
         def step(share: float, before: int = number) -> None:
             told((before + share) / len(subjects))
 
-        results.append(_result(upscaler, subject, target, step))
+        size = subject.picture.pixels.shape[:2]
+        seen = subject.region.grown(CONTEXT_PX, within=(size[0], size[1]))
+        if shown:
+            beside.show(upscaler, shown[number], subject, seen)
+        results.append(_result(upscaler, subject, seen, step))
     return results
 
 
 def _result(
-    upscaler: Upscaler, subject: Subject, target: Target, on_progress: Callable[[float], None]
+    upscaler: Upscaler, subject: Subject, seen: Crop, on_progress: Callable[[float], None]
 ) -> Result:
-    size = subject.picture.pixels.shape[:2]
-    seen = subject.region.grown(CONTEXT_PX, within=(size[0], size[1]))
+    """seen: the part of the subject that is enlarged; its region and what lies around that."""
     part = _part(subject.picture, seen)
     started = time.perf_counter()
+    target = Target(scale=subject.scale)
     enlarged, facts = upscaler.upscale(part, target, on_progress=on_progress)
     spent_s = time.perf_counter() - started
     inner = subject.region.relative_to(seen).scaled(subject.scale)
