@@ -9,10 +9,12 @@ import multiprocessing
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from waifu4x.batch import journal as journal_module
+from waifu4x.batch import shards
 from waifu4x.batch.journal import Journal, Line
 
 
@@ -45,7 +47,7 @@ def test_what_was_noted_is_known_at_once_and_later(tmp_path: Path) -> None:
     for known in (journal, Journal(tmp_path)):
         assert known.find("a.png") == line()
         assert known.find("b.png") is None
-    assert json.loads(rows(tmp_path)[0]) == dataclasses.asdict(line())
+    assert json.loads(rows(tmp_path)[0]) == dataclasses.asdict(line()) | {"run": 1}
 
 
 def test_the_latest_line_counts(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_the_latest_line_counts(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_what_makes_an_output_out_of_date(changes: dict[str, object]) -> None:
+def test_what_makes_an_output_out_of_date(changes: dict[str, Any]) -> None:
     assert line().is_about(line(output_bytes=9, reason="whatever"))
     assert not line().is_about(line(**changes))
 
@@ -113,6 +115,7 @@ FOREIGN = [
             {"source_bytes": "12"},
             {"source_mtime_ns": 1.5},
             {"output_bytes": True},
+            {"run": "1"},
         )
     ),
 ]
@@ -233,3 +236,153 @@ def test_a_disk_with_room_for_a_part_of_a_line(
     journal.append(line("b.png"))
     assert Journal(tmp_path).find("b.png") == line("b.png")
     assert Journal(tmp_path).find("a.png") is None
+
+
+# Several files.
+
+
+def of_shard(folder: Path, index: int, count: int, *names: str, **changes: object) -> Path:
+    """Lines that a shard notes, whatever their sources."""
+    journal = Journal(folder, shard=(index, count))
+    for name in names:
+        journal.append(line(name, **changes))
+    return journal.path
+
+
+def test_a_shard_appends_to_its_own_and_all_are_read(tmp_path: Path) -> None:
+    Journal(tmp_path).append(line("a.png"))
+    assert of_shard(tmp_path, 2, 3, "b.png") == tmp_path / ".waifu4x" / "journal-2-of-3.jsonl"
+    of_shard(tmp_path, 1, 40, "c.png")
+    known = Journal(tmp_path)
+    assert [known.find(name) for name in ("a.png", "b.png", "c.png")] == [
+        line("a.png"),
+        line("b.png"),
+        line("c.png"),
+    ]
+    assert known.path.name == "journal.jsonl"
+    assert len(known.path.read_bytes().splitlines()) == 1
+
+
+def test_a_shard_remembers_its_own_files_alone(tmp_path: Path) -> None:
+    """So that each needs its part of the memory; whoever noted them, in however many shards."""
+    names = [f"{k}.png" for k in range(40)]
+    for name in names[:20]:
+        Journal(tmp_path).append(line(name))
+    of_shard(tmp_path, 1, 7, *names[20:])
+    for k in (1, 2, 3):
+        journal = Journal(tmp_path, shard=(k, 3))
+        mine = [name for name in names if shards.holds(name, (k, 3))]
+        assert [name for name in names if journal.find(name) is not None] == mine
+        assert mine
+
+
+@pytest.mark.parametrize("name", ["journal-1-of-2.jsonl", "journal-1-of-2.0123abcd.jsonl"])
+@pytest.mark.parametrize("shards_are_later", [False, True])
+def test_of_two_files_the_later_run_counts(
+    tmp_path: Path, name: str, shards_are_later: bool
+) -> None:
+    """Whatever the times of the files are: those of other hosts may be wrong."""
+    first = Journal(tmp_path)
+    for entry in (line(), failure("b.png"), line("c.png"), line("d.png")):
+        first.append(entry)
+    journals = tmp_path / ".waifu4x"
+    later = Journal(tmp_path)
+    later.path = journals / name
+    for entry in (line(settings="new"), line("b.png"), failure("c.png"), failure("d.png")):
+        later.append(entry)
+    last = Journal(tmp_path)
+    last.append(line("d.png", settings="newest"))
+    os.utime(journals / name, ns=(2 if shards_are_later else 0, 2 if shards_are_later else 0))
+    os.utime(first.path, ns=(1, 1))
+    known = Journal(tmp_path)
+    assert known.find("a.png") == line(settings="new")
+    assert known.find("d.png") == line("d.png", settings="newest")
+    failed = [source for source in ("a.png", "b.png", "c.png", "d.png") if known.has_failed(source)]
+    assert failed == ["c.png"]
+
+
+@pytest.mark.parametrize("base_is_later", [False, True])
+def test_of_one_run_the_later_file_counts(tmp_path: Path, base_is_later: bool) -> None:
+    """Lines of older versions all belong to one; on a tie the shard's counts."""
+    journals = tmp_path / ".waifu4x"
+    journals.mkdir()
+    for name, settings, bad in (
+        ("journal.jsonl", "base", "b.png"),
+        ("journal-1-of-2.jsonl", "shard", "c.png"),
+    ):
+        old = dataclasses.asdict(line(settings=settings))
+        del old["run"]
+        rows = [json.dumps(old).encode() + b"\n", failure(bad).encoded(), b"torn"]
+        (journals / name).write_bytes(b"".join(rows))
+        os.utime(journals / name, ns=(5, 5))
+    assert Journal(tmp_path).find("a.png") == line(settings="shard")
+    if base_is_later:
+        os.utime(journals / "journal.jsonl", ns=(6, 6))
+    known = Journal(tmp_path)
+    assert known.find("a.png") == line(settings="base" if base_is_later else "shard")
+    assert known.has_failed("b.png")
+    assert known.has_failed("c.png")
+
+
+def test_runs_are_counted_over_all_files(tmp_path: Path) -> None:
+    of_shard(tmp_path, 1, 2, "a.png")
+    of_shard(tmp_path, 2, 2, "b.png", "c.png")
+    journal = Journal(tmp_path)
+    journal.append(line("d.png"))
+    journal.append(line("e.png"))
+    runs = [json.loads(row)["run"] for row in journal.path.read_bytes().splitlines()]
+    assert runs == [3, 3]
+    # Also by a shard that has nothing to do with the lines of that run.
+    other = next(k for k in (1, 2) if not shards.holds("d.png", (k, 2)))
+    row = of_shard(tmp_path, other, 2, "x.png").read_bytes().splitlines()[-1]
+    assert json.loads(row)["run"] == 4
+
+
+def test_what_is_no_journal_is_not_read(tmp_path: Path) -> None:
+    path = of_shard(tmp_path, 1, 2, "a.png")
+    for name in (
+        *("journal-0-of-2.jsonl", "journal-1-of-2.txt", "xjournal-1-of-2.jsonl", "journal-1.jsonl"),
+        *(".journal-1-of-2.jsonl.1-00000000.partial", "journal-1-of-2.xyz.jsonl"),
+    ):
+        path.rename(path.with_name(name))
+        assert Journal(tmp_path).find("a.png") is None
+        path.with_name(name).rename(path)
+    assert Journal(tmp_path).find("a.png") == line("a.png")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs FIFOs")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    of_shard(tmp_path, 1, 2, "a.png")
+    os.mkfifo(tmp_path / ".waifu4x" / "journal-2-of-2.jsonl")
+    (tmp_path / ".waifu4x" / "journal-1-of-1.jsonl").mkdir()
+    assert Journal(tmp_path).find("a.png") == line("a.png")
+
+
+def test_a_shard_shows_that_it_runs(tmp_path: Path) -> None:
+    Journal(tmp_path).begin()
+    assert not (tmp_path / ".waifu4x").exists()
+    journal = Journal(tmp_path, shard=(3, 4))
+    journal.begin()
+    assert journal.path.read_bytes() == b""
+    journal.append(line())
+    journal.begin()
+    assert Journal(tmp_path).find("a.png") == line()
+
+
+def test_a_file_that_is_merged_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in another one then."""
+    path = of_shard(tmp_path, 1, 2, "a.png")
+    read = journal_module.read_file
+    went: list[Path] = []
+
+    def reading(each: Path, **options: Any) -> Any:
+        if not went:
+            went.append(path)
+            path.rename(path.with_name("journal.jsonl"))
+        return read(each, **options)
+
+    monkeypatch.setattr(journal_module, "read_file", reading)
+    assert Journal(tmp_path).find("a.png") == line("a.png")
+    assert went

@@ -50,7 +50,7 @@ def invoke(*arguments: str) -> Any:
 def test_all_commands_are_there() -> None:
     assert {path for path in command_paths() if len(path) == 1} == {
         *(("upscale",), ("models",), ("bench",), ("train",), ("devices",), ("info",)),
-        *(("compare",), ("export",)),
+        *(("compare",), ("export",), ("batch",)),
     }
 
 

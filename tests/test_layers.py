@@ -2,14 +2,14 @@
 
 A module imports only from rows above its own:
 
-     0  errors  version  plugins  jxl_header  strips  ordered
+     0  errors  version  plugins  jxl_header  strips  ordered  remote.urls
      1  failures  catalog  files  formats  resample  color  tiling  sizes  memory  canvas  networks
      1  palettes  pages  png_stream  engines.openvino_quietly  engines.openvino_gpus
      1  given_files  model_facts  traits  key_shapes  matching
-     2  naming  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
+     2  metadata  devices  download  tensor_files  deep  gif_writer  archives  folders
      2  strip_colors  picking  community  key_layouts_2019  key_layouts_later  key_layouts_meta
-     2  key_layouts_rank  key_layouts_early  reference_inputs
-     3  decoders  encoders  key_layouts  engines  tensor_values
+     2  key_layouts_rank  key_layouts_early  reference_inputs  remote
+     3  decoders  encoders  key_layouts  engines  tensor_values  naming
      4  sequences  pictures  checkpoints  engines.torch  engines.torch_fused  engines.ensemble
      4  engines.openvino  engines.choice  engines.cuda  engines.spread  windows  tile_sizes
      5  weights  tiled  provenance  animations  headers  onnx_bytes  kept_starts
@@ -17,7 +17,7 @@ A module imports only from rows above its own:
      6  onnx_files  upscaler  strip_stages  huge
      7  streaming  automatic  reference
      8  batch  models  blending  exporting
-     9  bench
+     9  bench  cluster
     10  train  compare
     11  the package itself (waifu4x/__init__.py)
     12  cli
@@ -72,7 +72,9 @@ WITHOUT_TORCH = (
     *("train.data", "train.recipe", "headers", "animations", "provenance", "archives"),
     *("bench.similarity", "bench.published", "compare.results", "compare.grid", "compare.page"),
     *("train.degrade", "train.doctor", "train.options", "train.tables"),
-    *("batch.plan", "batch.run", "batch.estimates", "cli.app", "cli.upscale_run"),
+    *("batch.plan", "batch.run", "batch.estimates", "batch.merging", "cli.app", "cli.upscale_run"),
+    *("cluster.worker", "cluster.driver", "cluster.ray_cluster", "cluster.asked"),
+    *("remote.urls", "remote.stores", "remote.ranged", "batch.staging"),
     "cli.bench_run",
 )
 

@@ -16,10 +16,12 @@ from collections.abc import Container, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from waifu4x import failures, files
 from waifu4x.errors import PictureReadError, PictureWriteError
 from waifu4x.formats import FORMATS
+from waifu4x.remote.urls import Location
 
 ARCHIVE_SUFFIXES: tuple[str, ...] = (".cbz", ".zip")
 
@@ -63,7 +65,7 @@ class Member:
         return named_like_a_picture(self.name)
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: Location) -> bool:
     """Whether the name of `path` is that of an archive."""
     return path.suffix.lower() in ARCHIVE_SUFFIXES
 
@@ -75,8 +77,10 @@ def named_like_a_picture(name: str) -> bool:
     return not hidden and path.suffix.lower() in _PICTURE_SUFFIXES
 
 
-def member_names(source: Path) -> tuple[str, ...]:
+def member_names(source: Path | BinaryIO) -> tuple[str, ...]:
     """The names of all members, folders left out, in the archive's order; nothing is decompressed.
+
+    source: a file, or a seekable stream, of which no more is read than is needed.
 
     Raises PictureReadError as `read_members` does.
     """
@@ -84,7 +88,7 @@ def member_names(source: Path) -> tuple[str, ...]:
         return tuple(name for name, _ in _checked(archive, source))
 
 
-def read_members(source: Path) -> Iterator[Member]:
+def read_members(source: Path | BinaryIO) -> Iterator[Member]:
     """Every member in the archive's order, one in memory at a time.
 
     Raises PictureReadError, on the first step or while going on, for a file that is missing or no
@@ -172,11 +176,11 @@ def write_archive(target: Path) -> Iterator[ArchiveWriter]:
 
 
 @contextmanager
-def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+def _opened(source: Path | BinaryIO) -> Iterator[zipfile.ZipFile]:
     shown = failures.shown(source)
     with _readable(source, None):
         # A FIFO would wait for a writer that never comes.
-        if not stat.S_ISREG(source.stat().st_mode) and not source.is_dir():
+        if isinstance(source, Path) and not _is_regular(source):
             raise PictureReadError(f"{shown} is no regular file: name a ZIP or CBZ file")
         try:
             archive = zipfile.ZipFile(source)
@@ -188,8 +192,13 @@ def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
+def _is_regular(source: Path) -> bool:
+    """A folder passes, too: opening it says that it is one."""
+    return stat.S_ISREG(source.stat().st_mode) or source.is_dir()
+
+
 @contextmanager
-def _readable(source: Path, member: str | None) -> Iterator[None]:
+def _readable(source: Path | BinaryIO, member: str | None) -> Iterator[None]:
     shown = failures.shown(source)
     try:
         yield
@@ -207,7 +216,9 @@ def _readable(source: Path, member: str | None) -> Iterator[None]:
         raise PictureReadError(f"{shown} is damaged{where} ({reason})") from error
 
 
-def _checked(archive: zipfile.ZipFile, source: Path) -> list[tuple[str, zipfile.ZipInfo]]:
+def _checked(
+    archive: zipfile.ZipFile, source: Path | BinaryIO
+) -> list[tuple[str, zipfile.ZipInfo]]:
     """Every member that is no folder, under its true name, when nothing speaks against any."""
     shown = failures.shown(source)
     infos = [info for info in archive.infolist() if not info.is_dir()]

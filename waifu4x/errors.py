@@ -17,6 +17,7 @@
     ├── DeviceError                   the device is absent or cannot do what was asked
     │   └── OutOfMemoryError          not even the smallest allowed tile fits
     ├── NumericsError                 the network gave NaN or infinity, in fp32 too
+    ├── ClusterError                  no worker can be had, or one died with a file again and again
     └── TrainError                    training cannot start or go on
 
 A message is one line: what is wrong, with which file, and what to try. The library raises these on
@@ -104,6 +105,10 @@ class OutOfMemoryError(DeviceError):
 
 class NumericsError(Waifu4xError):
     """The network gave NaN or infinity, also in fp32; nothing of it was written."""
+
+
+class ClusterError(Waifu4xError):
+    """A cluster gives no worker that does what this machine would, or a file ended its workers."""
 
 
 class TrainError(Waifu4xError):

@@ -11,6 +11,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from waifu4x.errors import DiskFullError, PictureWriteError
+from waifu4x.remote.urls import Url
 
 # What Pillow raises on bad content, found with 8,751 broken files of seven public collections;
 # RuntimeError is what its AVIF decoder raises, and it divides by the time scale of sequences.
@@ -33,9 +34,9 @@ class RefusedError(ValueError):
     """The content is refused; the message goes on after the name of its file."""
 
 
-def shown(source: Path | bytes | BinaryIO) -> str:
+def shown(source: Path | Url | bytes | BinaryIO) -> str:
     """A name for messages: one printable line, whatever bytes the file name is made of."""
-    if isinstance(source, Path):
+    if isinstance(source, Path | Url):
         return one_line(str(source))
     return "the picture" if isinstance(source, bytes) else "the picture on the stream"
 

@@ -11,24 +11,30 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
 ORPHAN_AGE_S = 24 * 3600.0
 _NAME_MAX_BYTES = 255
+_MARK_BYTES = 4
 # Other programs call files .partial too, and theirs are not ours to remove.
 _OURS = re.compile(r"\..*\.\d+-[0-9a-f]{8}" + re.escape(PARTIAL_SUFFIX), re.DOTALL)
 
 
 def partial_path(target: Path) -> Path:
     """A fresh temporary name beside `target`, unique to this process and call."""
-    tail = f".{os.getpid()}-{secrets.token_hex(4)}{PARTIAL_SUFFIX}"
+    return target.with_name(_partial_name(target, os.getpid(), secrets.token_hex(_MARK_BYTES)))
+
+
+def _partial_name(target: Path, pid: int, mark: str) -> str:
+    tail = f".{pid}-{mark}{PARTIAL_SUFFIX}"
     room_bytes = _NAME_MAX_BYTES - len(tail) - 1
     # A character cut in two is dropped: macOS and Windows take no names that are not valid text.
     stem = os.fsencode(target.name)[:room_bytes].decode(errors="ignore")
-    return target.with_name(f".{stem}{tail}")
+    return f".{stem}{tail}"
 
 
 @contextmanager
@@ -70,6 +76,32 @@ def sweep_orphans(folder: Path, *, older_than_s: float = ORPHAN_AGE_S) -> int:
         with suppress(OSError):
             if _OURS.fullmatch(orphan.name) and orphan.is_file() and orphan.stat().st_mtime < limit:
                 orphan.unlink()
+                swept += 1
+    return swept
+
+
+def is_partial(name: str, *, of: Iterable[str] | None = None, pid: int = 0) -> bool:
+    """Whether a file of this name is a temporary of this project.
+
+    of: names of targets; it must be one of these, of the process `pid`.
+    """
+    if _OURS.fullmatch(name) is None:
+        return False
+    end = 2 * _MARK_BYTES + len(PARTIAL_SUFFIX)
+    return of is None or any(_partial_name(Path(one), pid, name[-end:][:8]) == name for one in of)
+
+
+def sweep_partials(targets: Iterable[Path], *, pid: int) -> int:
+    """Remove what a process that is dead, on whichever machine, had begun to write; returns how
+    many went."""
+    names: defaultdict[Path, list[str]] = defaultdict(list)
+    for target in targets:
+        names[target.parent].append(target.name)
+    swept = 0
+    for folder, wanted in names.items():
+        with suppress(OSError), os.scandir(folder) as entries:
+            for path in [e.path for e in entries if is_partial(e.name, of=wanted, pid=pid)]:
+                os.unlink(path)
                 swept += 1
     return swept
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -12,6 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from waifu4x import decoders, deep, jxl_header, metadata, pictures, plugins
 from waifu4x.failures import RefusedError
 from waifu4x.formats import FORMATS, READABLE
+from waifu4x.remote.ranged import FIRST_BYTES, Ranged
 from waifu4x.sequences import Outline
 from waifu4x.sequences.outlines import check_limits, outline
 
@@ -40,14 +44,15 @@ class Header:
     kind: Literal["picture", "animation", "pages"] = "picture"
 
 
-def read(source: Path | bytes | BinaryIO, *, max_pixels: int | None = None) -> Header:
+def read(source: Path | bytes | BinaryIO | Ranged, *, max_pixels: int | None = None) -> Header:
     """The header of a picture file.
 
     max_pixels: as in `pictures.read` and, for all frames together, in `animations.read`; by default
     the limits there. Raises PictureReadError, for what these would refuse too as far as a header
-    tells: damaged samples are found only when they are decoded.
+    tells: damaged samples are found only when they are decoded. Of a file in a store (`Ranged`) no
+    more is fetched than is needed.
     """
-    with pictures.opened(source) as stream:
+    with _opened(source) as stream:
         if not (head := stream.read(plugins.HEAD_BYTES)):
             raise RefusedError("is empty (0 bytes)")
         stream.seek(0)
@@ -65,6 +70,18 @@ def read(source: Path | bytes | BinaryIO, *, max_pixels: int | None = None) -> H
             header = _tiff(stream, found) if is_tiff else _by_pillow(stream, found)
         decoders.check_size(header.width_px, header.height_px, max_pixels=limit)
         return header
+
+
+@contextmanager
+def _opened(source: Path | bytes | BinaryIO | Ranged) -> Iterator[BinaryIO]:
+    """As `pictures.opened`, which would read all of any stream."""
+    if not isinstance(source, Ranged):
+        with pictures.opened(source) as stream:
+            yield stream
+        return
+    with pictures.opened(b""):  # what fails is said as it is of bytes
+        source.seek(0)
+        yield cast("BinaryIO", source)
 
 
 def of(picture: pictures.Picture) -> Header:
@@ -142,20 +159,40 @@ def _orientation(exif: Image.Exif | None) -> int:
 
 def _late_exif(stream: BinaryIO) -> Image.Exif | None:
     """The EXIF data that a PNG may have behind its samples, where Pillow sees it after decoding."""
+    if isinstance(stream, Ranged) and stream.size_bytes > FIRST_BYTES:
+        return _exif_at_the_end(stream)
     at = _PNG_HEAD_BYTES
     stream.seek(at)
     while len(head := stream.read(8)) == 8 and head[4:] != b"IEND":
         size = int.from_bytes(head[:4], "big")
         if head[4:] == b"eXIf":
-            exif = Image.Exif()
-            try:
-                exif.load(stream.read(size))
-            except metadata.DAMAGED_TAGS:
-                return None
-            return exif
+            return _loaded(stream.read(size))
         at += 12 + size
         stream.seek(at)
     return None
+
+
+def _exif_at_the_end(stream: Ranged) -> Image.Exif | None:
+    """The same without a walk past the samples, all of which would be fetched for it.
+
+    A chunk is known by its checksum.
+    """
+    end = stream.end(FIRST_BYTES)
+    at = len(end)
+    while (at := end.rfind(b"eXIf", 4, at)) >= 0:
+        stop = at + 4 + int.from_bytes(end[at - 4 : at], "big")
+        if zlib.crc32(end[at:stop]).to_bytes(4, "big") == end[stop : stop + 4]:
+            return _loaded(end[at + 4 : stop])
+    return None
+
+
+def _loaded(data: bytes) -> Image.Exif | None:
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+    except metadata.DAMAGED_TAGS:
+        return None
+    return exif
 
 
 def _tiff(stream: BinaryIO, found: Outline) -> Header:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from waifu4x.errors import UsageError
 from waifu4x.formats import FORMATS, format_of
+from waifu4x.remote import urls
+from waifu4x.remote.urls import Location, Url
 from waifu4x.sizes import Target
 
 TEMPLATE_FIELDS = ("stem", "model", "scale", "width", "height", "ext", "parent")
@@ -31,12 +33,21 @@ def target_label(target: Target) -> str:
 
 
 def means_folder(output: str) -> bool:
-    """Whether ``-o`` names a folder: one that exists, or a name that ends in a separator."""
+    """Whether ``-o`` names a folder: one that exists, or a name that ends in a separator.
+
+    Raises PictureReadError where it is a URL, of a store that cannot be asked.
+    """
+    url = urls.location(output)
+    if isinstance(url, Url):
+        from waifu4x.remote import stores  # with it comes Pillow, which --help does without
+
+        is_named_like_one = format_named(url.suffix) is not None
+        return output.endswith("/") or (not is_named_like_one and stores.is_folder(url))
     separators = tuple(s for s in (os.sep, os.altsep) if s)
     return output.endswith(separators) or Path(output).is_dir()
 
 
-def suffix_for(format: str, *, source: Path, wish: str | None = None) -> str:
+def suffix_for(format: str, *, source: Location, wish: str | None = None) -> str:
     """With the dot: as the user wrote it, as the source has it where that fits, else the usual."""
     if wish is not None:
         return f".{wish.lower().rsplit('.', 1)[-1]}"
@@ -99,13 +110,14 @@ def check_template(template: str) -> None:
 def fill_template(
     template: str,
     *,
-    source: Path,
+    source: Location,
     model: str,
     scale: float,
     size_px: tuple[int, int],
     suffix: str,
 ) -> str:
     """The file name that ``--name`` gives, with `suffix` where the template has none."""
+    parent = source.parent if isinstance(source, Url) else source.absolute().parent
     name = template.format_map(
         {
             "stem": source.stem,
@@ -114,22 +126,24 @@ def fill_template(
             "width": size_px[0],
             "height": size_px[1],
             "ext": suffix.lstrip("."),
-            "parent": source.absolute().parent.name,
+            "parent": parent.name,
         }
     )
     has_suffix = "{ext}" in template or template_format(template) is not None
     return name if has_suffix else name + suffix
 
 
-def refuse_input(path: Path, source: Path) -> None:
+def refuse_input(path: Location, source: Location) -> None:
     """Raise UsageError where an output would be its own input."""
     # Not Path.resolve: before Python 3.13 it raises RuntimeError for links in a circle.
-    if os.path.realpath(path) == os.path.realpath(source) or _is_same_file(path, source):
+    if urls.real(path) == urls.real(source) or _is_same_file(path, source):
         raise UsageError(f"{path} is the input itself: give another name or folder with -o")
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def _is_same_file(one: Location, other: Location) -> bool:
     """Names alone do not tell: on Windows and macOS A.PNG and a.png are one file."""
+    if isinstance(one, Url) or isinstance(other, Url):
+        return False
     try:
         return one.samefile(other)
     except OSError:

@@ -9,13 +9,15 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from waifu4x import archives, failures, files, naming, pictures
+from waifu4x import archives, failures, naming
 from waifu4x.archives import ArchiveWriter
-from waifu4x.batch import outputs
+from waifu4x.batch import outputs, staging
 from waifu4x.batch.jobs import Job
 from waifu4x.batch.stages import Part
 from waifu4x.batch.streamed import StreamedPart
 from waifu4x.errors import PictureWriteError
+from waifu4x.remote import stores
+from waifu4x.remote.urls import Location, Url
 from waifu4x.upscaler import Facts
 
 
@@ -23,14 +25,17 @@ class Folders:
     """Makes the folders of outputs, each once."""
 
     def __init__(self) -> None:
-        self._made: set[Path] = set()
+        self._made: set[Location] = set()
         self._lock = threading.Lock()
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Location) -> None:
         """Raises PictureWriteError when the folder cannot be made."""
         with self._lock:
             if folder not in self._made:
-                outputs.prepare_folder(folder)
+                if isinstance(folder, Url):
+                    stores.prepare_folder(folder)
+                else:
+                    outputs.prepare_folder(folder)
                 self._made.add(folder)
 
 
@@ -67,16 +72,23 @@ class Assembly:
         """It failed: what still comes of it is of no use."""
         return self._dropped
 
-    def begin(self) -> Path:
-        """Where an output can be written while it is made: `add` gives it its name.
+    def begin(self) -> tuple[Path, Path | bytes]:
+        """Where an output can be written while it is made, and its input read meanwhile.
 
-        To be called in the thread that decodes, once. Raises PictureWriteError.
+        `add` gives the output its name, and then the input may be gone. To be called in the thread
+        that decodes, once. Raises PictureReadError, PictureWriteError.
         """
-        target = self.job.target
+        job, target = self.job, self.job.target
         assert target is not None, "what is written as it is made is a file"
-        with self._turn:
-            self._folders.prepare(target.parent)
-            return self._open.enter_context(files.atomic_path(target))
+        with ExitStack() as opened:
+            stored = job.data
+            if stored is None:
+                stored = opened.enter_context(staging.file_of(job))
+            with self._turn:
+                self._folders.prepare(target.parent)
+                temporary = opened.enter_context(staging.written(target))
+                self._open.enter_context(opened.pop_all())
+        return temporary, stored
 
     def add(self, part: Part) -> bool:
         """Take an encoded part; True when the output is whole, and there.
@@ -129,7 +141,7 @@ class Assembly:
         assert isinstance(data, bytes), "it was encoded"
         if self.job.target is not None:
             self._folders.prepare(self.job.target.parent)
-            pictures.store(data, self.job.target)
+            staging.store(data, self.job.target)
         else:
             self._send(data)
         self.size_bytes = len(data)
@@ -139,8 +151,9 @@ class Assembly:
         try:
             self._open.close()
         except OSError as error:
+            target = self.job.target if isinstance(self.job.target, Path) else part.temporary
             size_bytes = part.written_bytes
-            raise failures.write_error(error, self.job.target, size_bytes=size_bytes) from error
+            raise failures.write_error(error, target, size_bytes=size_bytes) from error
         self.size_bytes = part.written_bytes
 
     def _send(self, data: bytes) -> None:
@@ -159,7 +172,11 @@ class Assembly:
         assert name is not None, "it is a member of one"
         if self._archive is None:
             self._folders.prepare(target.parent)
-            self._archive = self._open.enter_context(archives.write_archive(target))
+            here = target
+            if isinstance(here, Url):
+                here = self._open.enter_context(staging.written(target))
+            self._open.callback(self._measure, here)
+            self._archive = self._open.enter_context(archives.write_archive(here))
         if part.format:
             suffix = naming.suffix_for(part.format, source=Path(name), wish=self._wish)
             name = archives.member_name(name, suffix, taken=self._archive.names)
@@ -167,5 +184,7 @@ class Assembly:
         self._archive.add(name, part.content)
         if part.number == part.total - 1:
             self._open.close()
-            with suppress(FileNotFoundError):  # whoever waited for it may have moved it already
-                self.size_bytes = target.stat().st_size
+
+    def _measure(self, written: Path) -> None:
+        with suppress(FileNotFoundError):  # whoever waited for it may have moved it already
+            self.size_bytes = written.stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from waifu4x import animations, archives, failures, formats, headers
 from waifu4x.batch.journal import Line
@@ -11,6 +12,8 @@ from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import Source
 from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
 from waifu4x.headers import Header
+from waifu4x.remote.ranged import Ranged
+from waifu4x.remote.urls import Location
 from waifu4x.upscaler import Upscaler
 
 # Bytes for a pixel of an enlarged photo, as this program writes it; drawings need half of that.
@@ -19,7 +22,10 @@ _BYTES_PER_PX = {"PNG": 1.2, "TIFF": 1.3, "JPEG": 0.3, "WEBP": 0.15, "AVIF": 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file to be enlarged, and all that is decided about it."""
+    """One file to be enlarged, and all that is decided about it.
+
+    Where it lies is told by paths and URLs alone, so it can be sent to another process.
+    """
 
     source: Source
     data: bytes | None = None
@@ -33,7 +39,7 @@ class Job:
     size_px: tuple[int, int]
     """(width, height) of the output."""
     passes: tuple[float, ...]
-    target: Path | None
+    target: Location | None
     """None is standard output."""
     memory_bytes: int
     streamed: bool = False
@@ -65,13 +71,22 @@ class Job:
         return int(self.output_px * each * self.header.depth_bits / 8)
 
 
-def archive_header(path: Path, *, max_pixels: int | None) -> tuple[Header, int]:
-    """The header of the first picture of an archive, and how many there are."""
-    names = archives.member_names(path)
+def archive_header(
+    path: Location, *, max_pixels: int | None, content: Path | Ranged | None = None
+) -> tuple[Header, int]:
+    """The header of the first picture of an archive, and how many there are.
+
+    content: where it is read; by default `path`, which is only a name otherwise.
+    """
+    if content is None:
+        assert isinstance(path, Path), "what lies in a store is read from a stream"
+        content = path
+    stored = cast("Path | BinaryIO", content)
+    names = archives.member_names(stored)
     count = sum(map(archives.named_like_a_picture, names))
     if not count:
         raise PictureReadError(f"{failures.shown(path)} holds no pictures")
-    for member in archives.read_members(path):
+    for member in archives.read_members(stored):
         if member.is_picture:
             try:
                 return headers.read(member.data, max_pixels=max_pixels), count
@@ -80,7 +95,7 @@ def archive_header(path: Path, *, max_pixels: int | None) -> tuple[Header, int]:
     raise AssertionError("one of its names is a picture's")
 
 
-def in_member(path: Path, member: str, error: Waifu4xError) -> Waifu4xError:
+def in_member(path: Location, member: str, error: Waifu4xError) -> Waifu4xError:
     """The same error, about a member of an archive."""
     name = f"{failures.shown(path)}, {failures.one_line(member)}"
     text = str(error)

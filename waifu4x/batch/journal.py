@@ -3,6 +3,10 @@
 The journal is ``.waifu4x/journal.jsonl`` in the output folder. A line is appended with a single
 write after its output was renamed into place: a killed run loses at most the line, never the
 output. A torn last line is ignored. Losing the journal costs time and nothing else.
+
+A shard (see `shards`) appends to a file of its own, ``journal-I-of-N.jsonl``, because hosts that
+share a folder by NFS cannot append to one file. All of them are read, by every run, so any run goes
+on where any other stopped; `merging` puts them into one.
 """
 
 from __future__ import annotations
@@ -10,16 +14,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from waifu4x.batch import shards
+
 FOLDER = ".waifu4x"
 NAME = "journal.jsonl"
+# The last part is of one that `merging` has set aside.
+_OF_A_SHARD = re.compile(r"journal-([1-9]\d*)-of-([1-9]\d*)(?:\.[0-9a-f]{8})?\.jsonl")
+_MOST_TRIES = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
     """One file that was finished, or that failed."""
 
@@ -35,6 +46,9 @@ class Line:
     output_bytes: int = 0
     reason: str = ""
     """Of a failure."""
+    run: int = field(default=0, compare=False)
+    """Guaranteed to be higher than in every line that was there when its run began: so it is known
+    which of two files speaks of the later run, whatever the clocks of their hosts say."""
 
     def is_about(self, other: Line) -> bool:
         """Whether both speak of the same output of the same input by the same settings."""
@@ -43,6 +57,53 @@ class Line:
     @property
     def _identity(self) -> tuple[object, ...]:
         return (self.output, self.source, self.source_bytes, self.source_mtime_ns, self.settings)
+
+    def encoded(self) -> bytes:
+        """As it stands in a journal, with its end."""
+        return json.dumps({name: getattr(self, name) for name in _KINDS}).encode("ascii") + b"\n"
+
+
+_KINDS = {
+    each.name: type(getattr(Line(source="", status="done", settings=""), each.name))
+    for each in fields(Line)
+}
+
+
+class Known:
+    """What lines say, of which the latest about an output, or an input, counts."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, Line] = {}
+        """By output."""
+        self.failed: dict[str, Line] = {}
+        """By source, of those that failed when they were last tried."""
+
+    def learn(self, line: Line) -> None:
+        """Take in what was written after all that is known."""
+        if line.status == "failed":
+            self.failed[line.source] = line
+        else:
+            self.done[line.output] = line
+            self.failed.pop(line.source, None)
+
+    def absorb(self, other: Known) -> None:
+        """Take in another file: the later run counts; of one run, or of an unknown one, `other`."""
+        tried: dict[str, int] = {}
+        # Few fail: so this is about few.
+        for line in self.done.values() if other.failed else ():
+            if line.source in other.failed:
+                tried[line.source] = max(line.run, tried.get(line.source, 0))
+        for output, line in other.done.items():
+            known = self.done.get(output)
+            if known is None or known.run <= line.run:
+                self.done[output] = line
+            failure = self.failed.get(line.source)
+            if failure is not None and failure.run <= line.run:
+                del self.failed[line.source]
+        for source, line in other.failed.items():
+            known = self.failed.get(source)
+            if line.run >= max(tried.get(source, 0), 0 if known is None else known.run):
+                self.failed[source] = line
 
 
 class Journal:
@@ -53,46 +114,63 @@ class Journal:
     processes: a line may be lost, and what it was about is done again or left as it is.)
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / FOLDER / NAME
-        self._done: dict[str, Line] = {}
-        self._failed: set[str] = set()
+    def __init__(self, folder: Path, *, shard: shards.Shard | None = None) -> None:
+        """Read all journals of an output folder, and append to the shard's own.
+
+        shard: it also keeps only what is said of its own files, so that a shard of a large folder
+        needs the memory of a small one.
+        """
+        self.path = path_of(folder, shard)
+        self._shard = shard
         self._lock = threading.Lock()
-        for line in _read(self.path):
-            self._learn(line)
+        self._known, run = read(folder, shard=shard)
+        self._run = run + 1
 
     def find(self, output: str) -> Line | None:
         """How an output was last made; None where this journal knows of none."""
-        return self._done.get(output)
+        return self._known.done.get(output)
+
+    @property
+    def is_empty(self) -> bool:
+        """It knows of no output."""
+        return not self._known.done
 
     def has_failed(self, source: str) -> bool:
         """Whether an input failed when it was last tried."""
-        return source in self._failed
+        return source in self._known.failed
 
-    def _learn(self, line: Line) -> None:
-        if line.status == "failed":
-            self._failed.add(line.source)
-        else:
-            self._done[line.output] = line
-            self._failed.discard(line.source)
+    def begin(self) -> None:
+        """Show that a shard runs, also where nothing is finished yet, or will be.
+
+        Without a shard nothing is made. Raises OSError when the journal cannot be written.
+        """
+        if self._shard is not None:
+            os.close(self._opened())
 
     def append(self, line: Line) -> None:
         """Note a finished file. Raises OSError when the journal cannot be written."""
+        line = replace(line, run=self._run)
         with self._lock:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-            descriptor = os.open(self.path, flags, 0o666)
+            # Each time anew: so it may be deleted, or merged, while a run goes on.
+            descriptor = self._opened()
             try:
-                text = json.dumps(asdict(line)) + "\n"
+                data = line.encoded()
                 # The torn line of a killed run has no end: one before this keeps it to itself.
-                text = text if _ends_whole(descriptor) else "\n" + text
-                data = text.encode("ascii")
+                data = data if _ends_whole(descriptor) else b"\n" + data
                 if os.write(descriptor, data) < len(data):
                     # What a disk does that has room for a part of it.
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
-            self._learn(line)
+            self._known.learn(line)
+
+    def _opened(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            return os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, flags, 0o666)
 
 
 def _ends_whole(descriptor: int) -> bool:
@@ -103,24 +181,84 @@ def _ends_whole(descriptor: int) -> bool:
     return os.read(descriptor, 1) == b"\n"
 
 
-def _read(path: Path) -> list[Line]:
+def path_of(folder: Path, shard: shards.Shard | None = None) -> Path:
+    """The journal of an output folder, or that of one shard."""
+    name = NAME if shard is None else f"journal-{shard[0]}-of-{shard[1]}.jsonl"
+    return folder / FOLDER / name
+
+
+def shard_of(path: Path) -> shards.Shard | None:
+    """The shard that a journal is of, told by its name; None for all other names."""
+    found = _OF_A_SHARD.fullmatch(path.name)
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
+def paths_in(folder: Path) -> list[Path]:
+    """All journals of an output folder, that which was written to last at the end."""
+    found: list[tuple[int, bool, Path]] = []
     try:
-        rows = path.read_bytes().split(b"\n")
+        with os.scandir(folder / FOLDER) as entries:
+            for entry in entries:
+                path = folder / FOLDER / entry.name
+                of_a_shard = shard_of(path) is not None
+                # A pipe would wait for a writer that never comes.
+                if (of_a_shard or entry.name == NAME) and entry.is_file():
+                    found.append((entry.stat().st_mtime_ns, of_a_shard, path))
     except OSError:
         return []  # none yet, or lost: that costs time
-    return [line for row in rows if (line := _parsed(row)) is not None]
+    return [path for _, _, path in sorted(found)]
+
+
+def read(folder: Path, *, shard: shards.Shard | None = None) -> tuple[Known, int]:
+    """What all journals of a folder say (with `shard`: of its files), and their highest run."""
+    known, run = Known(), 0
+    for _ in range(_MOST_TRIES):
+        try:
+            for path in paths_in(folder):
+                other, latest = _read_where_possible(path, shard=shard)
+                known.absorb(other)
+                run = max(run, latest)
+            break
+        except FileNotFoundError:
+            # It was merged meanwhile: what it said stands in another one.
+            known, run = Known(), 0
+    return known, run
+
+
+def _read_where_possible(path: Path, *, shard: shards.Shard | None) -> tuple[Known, int]:
+    try:
+        return read_file(path, shard=shard)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return Known(), 0  # as good as lost: that costs time
+
+
+def read_file(path: Path, *, shard: shards.Shard | None = None) -> tuple[Known, int]:
+    """What one journal says (with `shard`: of its files), and its highest run. Raises OSError."""
+    known, run = Known(), 0
+    with path.open("rb") as file:
+        for row in file:
+            if (line := _parsed(row)) is None:
+                continue
+            run = max(run, line.run)
+            if shard is None or shards.holds(line.source, shard):
+                known.learn(line)
+    return known, run
 
 
 def _parsed(row: bytes) -> Line | None:
     """None for what is torn, foreign or of another version: its file is done again."""
     try:
-        line = Line(**json.loads(row))
-    except (ValueError, TypeError, RecursionError):
+        facts = json.loads(row)
+        # Of millions of lines equal texts would be most of the memory.
+        facts["settings"] = sys.intern(facts["settings"])
+        if facts.get("output") == facts["source"]:
+            facts["output"] = facts["source"]
+        line = Line(**facts)
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    kinds = {name: type(value) for name, value in asdict(line).items()}
-    return line if kinds == _KINDS and line.status in ("done", "failed") else None
-
-
-_KINDS = {
-    name: type(value) for name, value in asdict(Line(source="", status="done", settings="")).items()
-}
+    for name, kind in _KINDS.items():
+        if type(getattr(line, name)) is not kind:
+            return None
+    return line if line.status in ("done", "failed") else None

@@ -8,45 +8,55 @@ import shutil
 import stat
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from waifu4x import files, naming
-from waifu4x.batch import sources
+from waifu4x.batch import remote_outputs, sources
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.errors import DiskFullError, PictureWriteError, UsageError
 from waifu4x.failures import shown
+from waifu4x.remote import urls
+from waifu4x.remote.urls import Location, Url
 
 SPACE_FACTOR = 1.2
 """How much more than estimated must be free: pictures differ."""
 
 
-def folder_for(request: Request, model: str) -> Path | None:
+def folder_for(request: Request, model: str) -> Location | None:
     """The folder that all outputs go to; None where there is none, or standard output.
 
     Raises:
-        UsageError: it is a file, or must be given.
+        UsageError: it is a file, or must be given; or nothing can be written to its store.
+        PictureReadError: a store cannot be asked.
     """
     output, inputs = request.output, request.inputs
     if output == STREAM:
         return None
     if output is None:
-        folders = [text for text in inputs if os.path.isdir(text)]
+        folders = [text for text in inputs if sources.is_folder(text)]
         if not folders:
             return None
         if len(inputs) > 1:
-            raise UsageError(f"give the folder for what {folders[0]} becomes with -o")
+            raise UsageError(f"give the folder for what {urls.shown(folders[0])} becomes with -o")
+        if urls.is_url(folders[0]):
+            label = naming.target_label(request.target)
+            return remote_outputs.folder_beside(folders[0], f"{model}_{label}")
         # Beside it and not in it, where the next run would take them for inputs.
         full = Path(os.path.abspath(folders[0]))
         if not full.name:
             raise UsageError(f"nothing lies beside {full}: give a folder with -o")
         label = naming.target_label(request.target)
         return full.with_name(f"{full.name}_{model}_{label}")
+    is_file = os.path.isfile
+    if urls.is_url(output):
+        is_file = remote_outputs.is_file
+        remote_outputs.check(output)
     if sources.means_several(inputs) or naming.means_folder(output) or request.name is not None:
-        if os.path.isfile(output):
-            raise UsageError(f"{output} is a file: give a folder for several pictures")
-        return Path(output)
+        if is_file(output):
+            raise UsageError(f"{urls.shown(output)} is a file: give a folder for several pictures")
+        return urls.location(output)
     return None
 
 
@@ -54,21 +64,24 @@ def folder_for(request: Request, model: str) -> Path | None:
 class Claims:
     """Which files a run reads and which it writes, so that no picture is lost to another."""
 
-    inside: Path | None = None
+    inside: Location | None = None
     """The folder that every output must lie in; None where they may lie anywhere."""
-    _inputs: dict[str, Path] = field(default_factory=dict)
-    _outputs: dict[str, Path] = field(default_factory=dict)
-    _real_folders: dict[Path, str] = field(default_factory=dict)
+    _inputs: dict[str, Location] = field(default_factory=dict)
+    _outputs: dict[str, Location] = field(default_factory=dict)
+    _real_folders: dict[str, str] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
+    """Of folders."""
+    _is_inside: dict[str, bool] = field(default_factory=dict)
 
-    def read(self, source: Path) -> None:
+    def read(self, source: Location) -> None:
         """Note that the run reads `source`."""
         self._inputs.setdefault(self.key(source), source)
 
-    def owner(self, target: Path) -> Path | None:
+    def owner(self, target: Location) -> Location | None:
         """The input that becomes `target`; None where that is free."""
         return self._outputs.get(self.key(target))
 
-    def write(self, target: Path, source: Path) -> None:
+    def write(self, target: Location, source: Location) -> None:
         """Note that `source` becomes `target`.
 
         Raises:
@@ -76,9 +89,13 @@ class Claims:
                 output folder leads out of it.
         """
         key = self.key(target)
-        if self.inside is not None and target.parent != self.inside:
-            real, root = self._real(target.parent), self._real(self.inside)
-            if os.path.commonpath([real, root]) != root:
+        # Stores have no links, or none that lead out of them.
+        if isinstance(self.inside, Path) and isinstance(target, Path):
+            folder = os.path.dirname(target)
+            real, root = self._real(folder), self._real(str(self.inside))
+            if folder not in self._is_inside:
+                self._is_inside[folder] = os.path.commonpath([real, root]) == root
+            if not self._is_inside[folder]:
                 raise UsageError(
                     f"{shown(target)} would lie in {shown(Path(real))}, where a link leads out of "
                     f"{shown(self.inside)}: "
@@ -96,40 +113,66 @@ class Claims:
                 f"rename one of them, or use --name or other folders with -o"
             )
 
-    def key(self, path: Path) -> str:
+    def key(self, path: Location) -> str:
         """The same for all paths that some file system takes for one file.
 
         Windows and macOS do not tell a.PNG from a.png, nor macOS one way of writing é in Unicode
         from the other.
         """
-        full = os.path.join(self._real(path.parent), path.name)
-        return unicodedata.normalize("NFC", full).casefold()
+        if isinstance(path, Url):
+            return _as_one(path.identity)
+        folder, name = os.path.split(path)
+        if folder not in self._keys:
+            # Joined here, and once: what ends in a separator does not change what follows it.
+            self._keys[folder] = _as_one(os.path.join(self._real(folder), ""))
+        return self._keys[folder] + _as_one(name)
 
-    def _real(self, folder: Path) -> str:
+    def _real(self, folder: str) -> str:
         if folder not in self._real_folders:
             self._real_folders[folder] = os.path.realpath(folder)
         return self._real_folders[folder]
 
 
+def _as_one(text: str) -> str:
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def is_one_file(one: Location, other: Location) -> bool:
+    """Whether both are there, and are one file by whatever names."""
+    if isinstance(one, Url) or isinstance(other, Url):
+        return urls.real(one) == urls.real(other)
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:
+        return False
+
+
 def exists(target: Path) -> bool:
-    """Whether there is a file at `target`.
+    """Whether there is a file at `target`. Raises PictureWriteError as `found` does."""
+    return found(target) is not None
+
+
+def found(target: Path, *, check: Callable[[Path], object] | None = None) -> os.stat_result | None:
+    """What there is at `target`; None for nothing.
+
+    check: what is asked in the place of `check_folder`, such as one that remembers.
 
     Raises:
         PictureWriteError: nothing could be written there, as far as can be told beforehand.
     """
     try:
-        mode = target.stat().st_mode
+        facts = target.stat()
     except FileNotFoundError:
-        check_folder(target.parent)
-        return False
+        (check or check_folder)(target.parent)
+        return None
     except OSError as error:
         raise PictureWriteError(
             f"{shown(target)} cannot be written: {error.strerror}; choose another with -o"
         ) from error
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(facts.st_mode):
         # It would be replaced by a file: nobody wants that of /dev/null.
         raise PictureWriteError(f"{shown(target)} is no regular file; choose another with -o")
-    return True
+    return facts
 
 
 def check_folder(folder: Path) -> Path:

@@ -6,21 +6,27 @@ memory or the disk could not hold, two inputs that would become one file.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from waifu4x import archives, failures, headers, memory, naming
-from waifu4x.batch import limits, outputs, sources, streamed
-from waifu4x.batch.jobs import Job, archive_header, check_writable, memory_bytes, named
-from waifu4x.batch.journal import FOLDER, NAME, Journal, Line
+from waifu4x import failures, naming
+from waifu4x.batch import outputs, shards, sources
+from waifu4x.batch.drafts import Draft, Drafter
+from waifu4x.batch.jobs import Job, named
+from waifu4x.batch.journal import Journal, Line, path_of
 from waifu4x.batch.outputs import Claims
+from waifu4x.batch.remote_journal import RemoteJournal, folder_here
+from waifu4x.batch.remote_outputs import There
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import LeftOut, Source
+from waifu4x.batch.staging import Heads
 from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
-from waifu4x.headers import Header
+from waifu4x.remote import urls
+from waifu4x.remote.urls import Location, Url
 from waifu4x.upscaler import Upscaler
 
 
@@ -28,12 +34,12 @@ from waifu4x.upscaler import Upscaler
 class Settled:
     """A file for which nothing is to be done, or nothing can be."""
 
-    source: Path
+    source: Location
     status: Literal["skipped", "failed"]
     reason: str
     place: str | None = None
     """Below the input folder, with forward slashes; of what was left out none."""
-    target: Path | None = None
+    target: Location | None = None
     error: Waifu4xError | None = None
     found: bool = False
     """It was found in a folder, and not named."""
@@ -46,26 +52,45 @@ class Plan:
     request: Request
     jobs: list[Job] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
-    folder: Path | None = None
+    folder: Location | None = None
     """The one that all outputs go to; None where they lie beside their inputs."""
     journal: Journal | None = None
     several: bool = False
     """The inputs may have been more than one file."""
+    elsewhere: int = 0
+    """How many files belong to other shards."""
 
     @property
     def files(self) -> int:
         """How many files were meant: done, to be done, or impossible; not what was left out."""
         return len(self.jobs) + sum(s.status == "failed" or not s.found for s in self.settled)
 
+    @property
+    def is_empty_shard(self) -> bool:
+        """All files belong to other shards."""
+        mine = (settled for settled in self.settled if settled.place is not None)
+        return self.elsewhere > 0 and not self.jobs and next(mine, None) is None
 
-@dataclass(frozen=True, kw_only=True)
-class _Draft:
-    """A job that has no target yet."""
+    def begin(self) -> None:
+        """Show that a shard runs, so that `merging` knows of it, also where it finishes nothing.
 
-    job: Job
-    target: Path | None
-    other: Path | None
-    """Where it goes when another input becomes `target`; it keeps the input's suffix too."""
+        Raises:
+            PictureWriteError: its journal cannot be made.
+        """
+        if self.journal is not None:
+            try:
+                self.journal.begin()
+            except OSError as error:
+                raise failures.write_error(error, self.journal.path, size_bytes=4096) from error
+
+    def end(self) -> None:
+        """To be called at the end of a run, also where it was cut short.
+
+        Raises:
+            PictureWriteError: the journal could not be put beside the outputs; this machine has it.
+        """
+        if isinstance(self.journal, RemoteJournal):
+            self.journal.flush()
 
 
 def make(
@@ -88,55 +113,102 @@ def make(
         PictureReadError: there is no picture at all.
         PictureWriteError: nothing could be written into the output folder, or onto its disk.
     """
-    folder = outputs.folder_for(request, upscaler.label)
     several = sources.means_several(request.inputs)
-    if folder is not None:
-        outputs.check_folder(folder)
+    folder = _folder(request, upscaler, several=several)
+    others = shards.Others(shard=request.shard, folder=folder)
     inputs = [text for text in request.inputs if text != STREAM]
-    found, left_out = sources.gather(inputs, recursive=request.recursive, exclude=folder)
+    found, left_out = sources.gather(
+        inputs, recursive=request.recursive, exclude=folder, wanted=others.leaves
+    )
     if stdin is not None:
         found.append(Source(path=Path("stdin"), relative=Path("stdin")))
-    if not found:
+    if not found and not others.files:
         raise PictureReadError(_nothing_in(request.inputs, left_out))
-    journal = _journal(folder) if several and folder is not None else None
+    journal = _journal(folder, request.shard) if several and folder is not None else None
     if request.retry_failed and journal is None:
         raise UsageError("--retry-failed needs the journal of an output folder: give it with -o")
-    plan = Plan(request=request, folder=folder, journal=journal, several=several)
+    plan = Plan(
+        request=request, folder=folder, journal=journal, several=several, elsewhere=others.files
+    )
     plan.settled += map(_left_out, left_out)
-    drafts: list[_Draft] = []
-    maker = _Maker(request=request, upscaler=upscaler, folder=folder, journal=journal)
+    with Heads(found) as heads:
+        drafter = Drafter(
+            request=request,
+            upscaler=upscaler,
+            folder=folder,
+            journal=journal,
+            heads=heads,
+            there=There(folder if isinstance(folder, Url) else None),
+        )
+        drafts = _drafts(found, drafter, plan, stdin=stdin, on_progress=on_progress)
+        read = [*(source.path for source in found), *others.in_the_way]
+        _Settling(plan=plan, drafter=drafter).settle(drafts, read=read)
+    _end(plan)
+    return plan
+
+
+def _end(plan: Plan) -> None:
+    """What is to be said of the plan as a whole."""
+    if plan.request.fail_fast and (failed := [s for s in plan.settled if s.status == "failed"]):
+        plan.jobs, plan.settled = [], failed[:1]
+    if plan.request.check_space:
+        here = ((job.target, job.output_bytes) for job in plan.jobs)
+        outputs.check_space((target, size) for target, size in here if isinstance(target, Path))
+
+
+def _drafts(
+    found: list[Source],
+    drafter: Drafter,
+    plan: Plan,
+    *,
+    stdin: bytes | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[Draft]:
+    """What can be drafted; `plan` gets the rest. stdin: of the last one."""
+    drafts: list[Draft] = []
     for number, source in enumerate(found):
-        is_stdin = stdin is not None and number == len(found) - 1
+        data = stdin if number == len(found) - 1 else None
         try:
-            drafts.append(maker.draft(source, data=stdin if is_stdin else None))
+            known = drafter.remembered(source) if data is None else None
+            drafts.append(known or drafter.draft(source, data=data))
         except Waifu4xError as error:
-            known = error if is_stdin else named(error, failures.shown(source.path))
-            plan.settled.append(_failed(source, known))
-            if request.fail_fast:
+            plan.settled.append(_refused(source, error, is_stdin=data is not None))
+            if plan.request.fail_fast:
                 break
         if on_progress is not None:
             on_progress(number + 1, len(found))
-    maker.settle(drafts, plan, read=[source.path for source in found])
-    if request.fail_fast and (failed := [s for s in plan.settled if s.status == "failed"]):
-        plan.jobs, plan.settled = [], failed[:1]
-    if request.check_space:
-        needs = [(job.target, job.output_bytes) for job in plan.jobs if job.target is not None]
-        outputs.check_space(needs)
-    return plan
+    return drafts
+
+
+def _folder(request: Request, upscaler: Upscaler, *, several: bool) -> Location | None:
+    """The one for all outputs, if there is one; raises as `make` does where it cannot be."""
+    folder = outputs.folder_for(request, upscaler.label)
+    if request.shard is not None:
+        shards.check(request, folder=folder, several=several)
+    if isinstance(folder, Path):
+        outputs.check_folder(folder)
+    return folder
 
 
 def _nothing_in(inputs: tuple[str, ...], left_out: list[LeftOut]) -> str:
     reasons = sorted({entry.reason for entry in left_out})
     why = f" ({len(left_out)} left out: {', '.join(reasons)})" if left_out else ""
-    return f"there is no picture in {failures.one_line(' '.join(inputs))}{why}"
+    meant = failures.one_line(" ".join(map(urls.shown, inputs)))
+    return f"there is no picture in {meant}{why}"
 
 
-def _journal(folder: Path) -> Journal:
+def _journal(folder: Location, shard: shards.Shard | None) -> Journal:
     """Raises PictureWriteError where it could not note anything: that is said before the work."""
-    path = folder / FOLDER / NAME
+    if isinstance(folder, Url):
+        try:
+            return RemoteJournal(folder, shard=shard)
+        except OSError as error:
+            here = path_of(folder_here(folder), shard)
+            raise failures.write_error(error, here, size_bytes=0) from error
+    path = path_of(folder, shard)
     if outputs.exists(path) and not os.access(path, os.W_OK):
         raise PictureWriteError(f"{path} may not be written: check its permissions")
-    return Journal(folder)
+    return Journal(folder, shard=shard)
 
 
 def _left_out(entry: LeftOut) -> Settled:
@@ -158,210 +230,133 @@ def _failed(source: Source, error: Waifu4xError) -> Settled:
     )
 
 
-def _skipped(job: Job, reason: str) -> Settled:
+def _refused(source: Source, error: Waifu4xError, *, is_stdin: bool = False) -> Settled:
+    """As `_failed`, of what was said about its content."""
+    return _failed(source, error if is_stdin else named(error, failures.shown(source.path)))
+
+
+def _skipped(source: Source, target: Location | None, reason: str) -> Settled:
     return Settled(
-        source=job.source.path,
+        source=source.path,
         status="skipped",
         reason=reason,
-        place=job.source.relative.as_posix(),
-        target=job.target,
-        found=job.source.found,
+        place=source.relative.as_posix(),
+        target=target,
+        found=source.found,
     )
 
 
 @dataclass(kw_only=True)
-class _Maker:
-    """What all files of a run have in common while it is planned."""
+class _Settling:
+    """Drafts become jobs, or what is said in the place of one."""
 
-    request: Request
-    upscaler: Upscaler
-    folder: Path | None
-    journal: Journal | None
+    plan: Plan
+    drafter: Drafter
 
     def __post_init__(self) -> None:
-        self._settings = self.request.settings_key(self.upscaler)
-        self._free_bytes = memory.free_host_bytes()
-        self._limit_bytes = limits.memory_bytes(self.request.memory_bytes)
+        self._check_folder = functools.cache(outputs.check_folder)
 
-    def draft(self, source: Source, *, data: bytes | None) -> _Draft:
-        """All but the claim on the target and what lies there already.
-
-        Raises:
-            Waifu4xError: the file is no picture, or could not become what is wished.
-        """
-        request, members = self.request, None
-        if data is None and archives.is_archive(source.path):
-            header, members = archive_header(source.path, max_pixels=request.max_pixels)
-        else:
-            content = source.path if data is None else data
-            header = headers.read(content, max_pixels=request.max_pixels)
-        if request.first_frame:
-            header = replace(header, frames=1, kind="picture")
-        format = self._format(header, is_archive=members is not None)
-        size_px = request.target.size_px(header.width_px, header.height_px)
-        check_writable(header, format, size_px, request)
-        job = Job(
-            source=source,
-            data=data,
-            header=header,
-            members=members,
-            format=format,
-            size_px=size_px,
-            passes=self.upscaler.passes(request.target.factor(header.width_px, header.height_px)),
-            target=None,
-            memory_bytes=memory_bytes(self.upscaler, header, size_px),
-        )
-        path = source.path
-        target, other = self._target(job, path.stem), self._target(job, path.name)
-        job = streamed.fitted(
-            job,
-            self.upscaler,
-            request,
-            to_stdout=target is None,
-            free_bytes=self._free_bytes,
-            limit_bytes=self._limit_bytes,
-        )
-        return _Draft(job=job, target=target, other=other)
-
-    def _format(self, header: Header, *, is_archive: bool) -> str:
-        output = None if self.folder is not None or is_archive else self.request.output
-        wish = self.request.encoding.format
-        return naming.output_format(header.format, wish=wish, output=output)
-
-    def _target(self, job: Job, stem: str) -> Path | None:
-        request, path = self.request, job.source.path
-        is_stream = request.output is None and job.data is not None
-        if request.output == STREAM or is_stream:
-            if job.members is not None:
-                raise UsageError(f"{job.name} is an archive: give a file or a folder with -o")
-            return None
-        if self.folder is None and request.output is not None:
-            return self._named_file(Path(request.output), job)
-        below = path.parent if self.folder is None else self.folder / job.source.relative.parent
-        suffix = path.suffix
-        if job.members is None:
-            suffix = naming.suffix_for(job.format, source=path, wish=request.encoding.format)
-        if request.name is not None:
-            name = naming.fill_template(
-                request.name,
-                source=path,
-                model=self.upscaler.label,
-                scale=request.target.factor(job.header.width_px, job.header.height_px),
-                size_px=job.size_px,
-                suffix=suffix,
-            )
-            return below / name
-        addition = request.suffix or ""
-        if request.suffix is None and self.folder is None:
-            label = naming.size_label(request.target, job.size_px)
-            addition = f"_{self.upscaler.label}_{label}"
-        return below / f"{stem}{addition}{suffix}"
-
-    def _named_file(self, target: Path, job: Job) -> Path:
-        if job.members is not None and not archives.is_archive(target):
-            raise UsageError(f"{job.name} is an archive, and {target} is not named like one")
-        return target
-
-    def settle(self, drafts: list[_Draft], plan: Plan, *, read: list[Path]) -> None:
-        """Give every draft its target, or say why it gets none; `plan` gets all of them.
+    def settle(self, drafts: list[Draft], *, read: list[Location]) -> None:
+        """Give every draft its target, or say why it gets none.
 
         read: all inputs, those that are no pictures among them.
         """
-        claims = Claims(inside=self.folder)
+        plan = self.plan
+        claims = Claims(inside=plan.folder)
         made_before = self._made_before(drafts, claims)
         plan.settled += [
-            _skipped(draft.job, "is the output of another input")
+            _skipped(draft.source, None, "is the output of another input")
             for draft in drafts
-            if draft.job.source.path in made_before
+            if draft.source.path in made_before
         ]
-        drafts = [draft for draft in drafts if draft.job.source.path not in made_before]
+        drafts = [draft for draft in drafts if draft.source.path not in made_before]
         for path in read:
             if path not in made_before:
                 claims.read(path)
         # A name that is an input's own belongs to that input; who would take it keeps a longer one.
         ordered = sorted(range(len(drafts)), key=lambda k: (not _keeps_its_name(drafts[k]), k))
-        targets: dict[int, Path | None] = {}
+        targets: dict[int, Location | None] = {}
         for k in ordered:
-            draft, source = drafts[k], drafts[k].job.source
-            target = draft.target
+            draft, target = drafts[k], drafts[k].target
             if target is None:
                 targets[k] = None
                 continue
             if claims.owner(target) is not None and draft.other is not None:
                 target = draft.other
             try:
-                naming.refuse_input(target, source.path)
-                claims.write(target, source.path)
+                if outputs.is_one_file(target, draft.source.path):
+                    naming.refuse_input(target, draft.source.path)
+                claims.write(target, draft.source.path)
             except Waifu4xError as error:
-                plan.settled.append(_failed(source, error))
+                plan.settled.append(_failed(draft.source, error))
             else:
                 targets[k] = target
         for k, draft in enumerate(drafts):
             if k in targets:
-                self._add(replace(draft.job, target=targets[k]), plan)
+                self._add(draft, targets[k])
 
-    def _made_before(self, drafts: list[_Draft], claims: Claims) -> set[Path]:
+    def _made_before(self, drafts: list[Draft], claims: Claims) -> set[Location]:
         """Inputs that the same command made beside the others: ``*.png`` means them the next time.
 
         They are known by their names; a template may make those of pictures that are no outputs.
         """
-        request = self.request
-        if self.folder is not None or request.output is not None or request.name is not None:
+        request = self.plan.request
+        if self.plan.folder is not None or request.output is not None or request.name is not None:
             return set()
-        maker_of = {claims.key(d.target): d.job.source.path for d in drafts if d.target is not None}
-        paths = [draft.job.source.path for draft in drafts]
+        maker_of = {claims.key(d.target): d.source.path for d in drafts if d.target is not None}
+        paths = [draft.source.path for draft in drafts]
         return {path for path in paths if maker_of.get(claims.key(path), path) != path}
 
-    def _add(self, job: Job, plan: Plan) -> None:
+    def _size_of(self, target: Location) -> int | None:
+        """In bytes, of what is there already; None for nothing. Raises PictureWriteError."""
+        if isinstance(target, Url):
+            stamp = self.drafter.there.find(target)
+            return None if stamp is None else stamp[0]
+        found = outputs.found(target, check=self._check_folder)
+        return None if found is None else found.st_size
+
+    def _add(self, draft: Draft, target: Location | None) -> None:
         """Put a job into the plan, unless it is done already."""
-        line = self._line(job)
-        job = replace(job, line=line)
-        journal = self.journal
-        if self.request.retry_failed:
+        plan, source = self.plan, draft.source
+        journal = plan.journal
+        if plan.request.retry_failed:
             assert journal is not None, "`make` sees to it"
-            if not journal.has_failed(job.source.relative.as_posix()):
+            if not journal.has_failed(source.relative.as_posix()):
                 return
-        known = None if line is None or journal is None else journal.find(line.output)
+        line = None if target is None else self.drafter.line(source, target.name, draft.stamp)
         try:
-            if job.target is not None and outputs.exists(job.target):
-                reason = None if self.request.overwrite else _done_reason(job, known)
-                if reason is not None:
-                    plan.settled.append(_skipped(job, reason))
+            if target is not None and (size_bytes := self._size_of(target)) is not None:
+                known = None if line is None or journal is None else journal.find(line.output)
+                reason = _done_reason(line, known, size_bytes=size_bytes)
+                if reason is not None and not plan.request.overwrite:
+                    plan.settled.append(_skipped(source, target, reason))
                     return
-                outputs.check_folder(job.target.parent)
+                if isinstance(target, Path):
+                    self._check_folder(target.parent)
         except PictureWriteError as error:
-            plan.settled.append(_failed(job.source, error))
-        else:
-            plan.jobs.append(job)
-
-    def _line(self, job: Job) -> Line | None:
-        if self.journal is None or self.folder is None or job.target is None:
-            return None
+            plan.settled.append(_failed(source, error))
+            return
         try:
-            facts = job.source.path.stat()
-        except OSError:
-            return None  # it went meanwhile: reading it will say so
-        return Line(
-            output=job.target.relative_to(self.folder).as_posix(),
-            source=job.source.relative.as_posix(),
-            source_bytes=facts.st_size,
-            source_mtime_ns=facts.st_mtime_ns,
-            settings=self._settings,
-            status="done",
-        )
+            # Where the output is not what the journal says, its header is read after all.
+            job = draft.job or self.drafter.draft(source, data=None).job
+        except Waifu4xError as error:
+            plan.settled.append(_refused(source, error))
+            return
+        assert job is not None, "it was drafted from its header"
+        plan.jobs.append(replace(job, target=target, line=line))
 
 
-def _done_reason(job: Job, known: Line | None) -> str | None:
-    """Why an output that is there needs not be made; None where it is out of date."""
-    assert job.target is not None
+def _done_reason(line: Line | None, known: Line | None, *, size_bytes: int) -> str | None:
+    """Why an output that is there needs not be made; None where it is out of date.
+
+    known: how it was last made, as far as the journal knows. size_bytes: of what is there.
+    """
     if known is None:
         # Not of this program, as far as it remembers: nothing that it may replace unasked.
         return "exists (--overwrite replaces it)"
-    same = job.line is not None and known.is_about(job.line)
-    if same and job.target.stat().st_size == known.output_bytes:
-        return "done before"
-    return None
+    is_same = line is not None and known.is_about(line) and size_bytes == known.output_bytes
+    return "done before" if is_same else None
 
 
-def _keeps_its_name(draft: _Draft) -> bool:
-    return draft.target is not None and draft.target.name == draft.job.source.path.name
+def _keeps_its_name(draft: Draft) -> bool:
+    return draft.target is not None and draft.target.name == draft.source.path.name

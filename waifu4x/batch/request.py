@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 
 from waifu4x.huge.tiff import Layout
+from waifu4x.remote import urls
 from waifu4x.sizes import Target
 from waifu4x.upscaler import Options, Upscaler
 
@@ -33,10 +34,10 @@ class Request:
     """What to enlarge, how, and where it goes."""
 
     inputs: tuple[str, ...]
-    """Files, folders, globs, ``@list.txt`` and ``-``; see `sources.gather`."""
+    """Files, folders and globs, as paths or URLs, ``@list.txt`` and ``-``; see `sources.gather`."""
     target: Target
     output: str | None = None
-    """A file, a folder, ``-``, or None: beside the input, for a folder beside that."""
+    """A file, a folder, ``-``, or None: beside the input, for a folder beside that. Or a URL."""
     recursive: bool = False
     name: str | None = None
     """A template for names of outputs; see `naming.check_template`."""
@@ -48,6 +49,8 @@ class Request:
     retry_failed: bool = False
     """Do only what the journal says failed."""
     fail_fast: bool = False
+    shard: tuple[int, int] | None = None
+    """(which, of how many) of the parts that the inputs are split into; see `shards`."""
     first_frame: bool = False
     """Take the first picture of every animation and document."""
     provenance: bool = True
@@ -59,6 +62,12 @@ class Request:
     precision: str = "auto"
     engine: str = "auto"
     tta: bool = False
+
+    def __post_init__(self) -> None:
+        # file:///photos is a path, and has all that paths have.
+        object.__setattr__(self, "inputs", tuple(map(urls.plain, self.inputs)))
+        if self.output is not None:
+            object.__setattr__(self, "output", urls.plain(self.output))
 
     def settings_key(self, upscaler: Upscaler) -> str:
         """A short name for everything that decides an output's pixels and bytes.

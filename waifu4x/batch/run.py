@@ -24,14 +24,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 from waifu4x import failures
-from waifu4x.batch import limits, streamed
+from waifu4x.batch import limits, noting, staging, streamed
 from waifu4x.batch.assembly import Assembly, Folders
 from waifu4x.batch.jobs import Job, named
-from waifu4x.batch.journal import Line
 from waifu4x.batch.limits import POLL_S, Budget, Slots
 from waifu4x.batch.plan import Plan
 from waifu4x.batch.stages import Part
@@ -106,7 +105,7 @@ def run(
     started = time.perf_counter()
     try:
         try:
-            pipeline.note_refusals()
+            noting.note_refusals(plan)
             pipeline.run()
         finally:
             pipeline.wind_down()
@@ -156,7 +155,7 @@ class _Pipeline:
 
     def _read_all(self) -> None:
         try:
-            for job in self.plan.jobs:
+            for job in staging.ahead(self.plan.jobs, wanted=lambda: not self._stopped):
                 self._read(job)
             self._decoded.put(None)
         except BaseException as error:  # whatever it is, the run must hear of it
@@ -191,15 +190,6 @@ class _Pipeline:
         return not self._stopped
 
     # -- the thread that runs the network ----------------------------------------------------------
-
-    def note_refusals(self) -> None:
-        """Files that the plan refused are failures, too, for the next run."""
-        journal = self.plan.journal
-        for settled in self.plan.settled:
-            if journal is None or settled.status != "failed" or settled.place is None:
-                continue
-            if not journal.has_failed(settled.place):
-                self._note(_failed_line(settled.place, settled.reason))
 
     def run(self) -> None:
         for thread in (self._reader, *self._encoders):
@@ -328,8 +318,7 @@ class _Pipeline:
     def _succeed(self, assembly: Assembly) -> None:
         job = assembly.job
         self._open.discard(assembly)
-        if job.line is not None:
-            self._note(replace(job.line, output_bytes=assembly.size_bytes))
+        noting.note_done(self.plan, job, output_bytes=assembly.size_bytes)
         self._ended.put(
             Outcome(
                 job=job,
@@ -345,10 +334,7 @@ class _Pipeline:
         if not assembly.drop():
             return  # one reason is enough
         self._open.discard(assembly)
-        line = assembly.job.line
-        # A full disk is no fault of the file, nor could it be noted there.
-        if line is not None and not isinstance(error, DiskFullError):
-            self._note(_failed_line(line.source, str(error)))
+        noting.note_failed(self.plan, assembly.job, error)
         self._ended.put(Outcome(job=assembly.job, status="failed", error=error))
 
     # -- any of them -------------------------------------------------------------------------------
@@ -358,14 +344,6 @@ class _Pipeline:
         self._budget.give(part.memory_bytes)
         part.memory_bytes = 0
         part.content = b""
-
-    def _note(self, line: Line) -> None:
-        journal = self.plan.journal
-        assert journal is not None, "lines are made for a journal"
-        try:
-            journal.append(line)
-        except OSError as error:
-            raise failures.write_error(error, journal.path, size_bytes=4096) from error
 
 
 def _step_back() -> None:
@@ -377,10 +355,6 @@ def _step_back() -> None:
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _ENCODER_NICENESS)
-
-
-def _failed_line(source: str, reason: str) -> Line:
-    return Line(source=source, status="failed", settings="", reason=reason)
 
 
 def _own(error: Waifu4xError | MemoryError, job: Job) -> Waifu4xError:

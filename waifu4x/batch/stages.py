@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from waifu4x import (
     animations,
@@ -24,6 +25,7 @@ from waifu4x import (
 )
 from waifu4x.animations import Animation
 from waifu4x.archives import Member
+from waifu4x.batch import staging
 from waifu4x.batch.jobs import Job, check_writable, in_member, memory_bytes
 from waifu4x.batch.request import Request, sha256_of
 from waifu4x.errors import PictureReadError, Waifu4xError
@@ -74,7 +76,11 @@ def parts(job: Job, upscaler: Upscaler, request: Request) -> Iterator[Part]:
     if job.members is None:
         yield Part(job=job, header=job.header, format=job.format, memory_bytes=job.memory_bytes)
         return
-    path = job.source.path
+    with staging.file_of(job) as path:
+        yield from _members(job, path, upscaler, request)
+
+
+def _members(job: Job, path: Path, upscaler: Upscaler, request: Request) -> Iterator[Part]:
     total = len(archives.member_names(path))
     members = archives.read_members(path)
     for number in range(total):
@@ -122,12 +128,8 @@ def decode(part: Part, request: Request) -> None:
     if part.header is None:
         return
     started = time.perf_counter()
-    job, stored = part.job, part.content
-    if part.member is None:
-        stored = job.source.path if job.data is None else job.data
-    assert not isinstance(stored, Content), "it was decoded already"
     limit = request.max_pixels
-    with _naming_its_member(part):
+    with _stored(part) as stored, _naming_its_member(part):
         if part.header.frames > 1:
             most = animations.MAX_PIXELS if limit is None else limit
             part.content = animations.read(stored, max_pixels=most)
@@ -136,6 +138,17 @@ def decode(part: Part, request: Request) -> None:
             part.content = pictures.read(stored, max_pixels=most)
         _check_once_more(part.content, part.format, request)
     part.seconds["read"] = part.seconds.get("read", 0.0) + time.perf_counter() - started
+
+
+@contextmanager
+def _stored(part: Part) -> Iterator[Path | bytes]:
+    """What is to be decoded, for as long as that takes."""
+    if part.member is None:
+        with staging.content(part.job) as stored:
+            yield stored
+        return
+    assert isinstance(part.content, bytes), "it was decoded already"
+    yield part.content
 
 
 @contextmanager

@@ -11,17 +11,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from waifu4x import failures, headers, pictures, streaming
-from waifu4x.batch import stages
+from waifu4x.batch import stages, staging
 from waifu4x.batch.jobs import Job, check_writable
 from waifu4x.batch.request import Request
 from waifu4x.batch.stages import Part, Progress
-from waifu4x.errors import OutOfMemoryError
+from waifu4x.errors import OutOfMemoryError, Waifu4xError
 from waifu4x.formats import FORMATS
 from waifu4x.huge import reading, writing
 from waifu4x.huge.reading import Reading
@@ -45,6 +45,8 @@ class StreamedPart(Part):
 
     temporary: Path
     """Where it is written."""
+    stored: Path | bytes
+    """Where it is read."""
     reading: Reading | None = None
     """After `decode`, until it was read."""
     written_bytes: int = 0
@@ -105,11 +107,12 @@ def _in_strips(
         return "it could be made in strips, but only into a file: give one with -o"
     if job.format not in writing.FORMATS:
         return f"{job.format} is not written in strips: choose PNG, TIFF or JPEG with --format"
-    content = _content_of(job)
-    why_whole = reading.why_whole(content, job.header)
+    # From a store it comes twice, now and when its turn comes: few are so large.
+    with staging.content(job) as content:
+        why_whole = reading.why_whole(content, job.header)
+        reads_bytes = reading.memory_bytes(content, job.header, whole=why_whole is not None)
     pixel_bytes = (job.header.channels + job.header.has_alpha) * job.header.depth_bits // 8
     settings = stages.settings_of(job.format, request)
-    reads_bytes = reading.memory_bytes(content, job.header, whole=why_whole is not None)
     writes_bytes = writing.memory_bytes(settings, job.size_px, pixel_bytes)
     own_bytes = streaming.memory_bytes(upscaler, job.header, job.size_px)
     own_bytes += reads_bytes + writes_bytes
@@ -125,18 +128,24 @@ def _in_strips(
 
 
 def parts(
-    job: Job, upscaler: Upscaler, request: Request, *, begin: Callable[[], Path]
+    job: Job,
+    upscaler: Upscaler,
+    request: Request,
+    *,
+    begin: Callable[[], tuple[Path, Path | bytes]],
 ) -> Iterator[Part]:
-    """As `stages.parts`; `begin` gives the file that a streamed one is written into."""
+    """As `stages.parts`; `begin` gives what a streamed one is written into, and read from."""
     if not job.streamed:
         yield from stages.parts(job, upscaler, request)
         return
+    temporary, stored = begin()
     yield StreamedPart(
         job=job,
         header=job.header,
         format=job.format,
         memory_bytes=_ALONE_BYTES,
-        temporary=begin(),
+        temporary=temporary,
+        stored=stored,
     )
 
 
@@ -147,13 +156,14 @@ def decode(part: Part, request: Request) -> None:
         return
     started = time.perf_counter()
     job = part.job
-    part.reading = reading.read(
-        _content_of(job),
-        job.header,
-        max_pixels=pictures.MAX_PIXELS if request.max_pixels is None else request.max_pixels,
-        whole=job.reads_whole,
-        ask_alpha=not FORMATS[job.format].holds_alpha,
-    )
+    with _naming_its_input(part):
+        part.reading = reading.read(
+            part.stored,
+            job.header,
+            max_pixels=pictures.MAX_PIXELS if request.max_pixels is None else request.max_pixels,
+            whole=job.reads_whole,
+            ask_alpha=not FORMATS[job.format].holds_alpha,
+        )
     facts = part.reading.facts
     header = dataclasses.replace(
         headers.of(facts), width_px=job.header.width_px, height_px=job.header.height_px
@@ -173,7 +183,8 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
         stages.enlarge(part, upscaler, request, on_progress=on_progress)
         return
     assert part.reading is not None, "it was decoded"
-    part.enlarged_by = upscaler = upscaler.for_picture(_top(part.reading))
+    with _naming_its_input(part):
+        part.enlarged_by = upscaler = upscaler.for_picture(_top(part.reading))
     told = 0.0
 
     def inside(share: float) -> None:
@@ -183,8 +194,9 @@ def enlarge(part: Part, upscaler: Upscaler, request: Request, *, on_progress: Pr
 
     try:
         for _ in range(_MOST_TRIES):
-            if _enlarge_once(part, part.reading, upscaler, request, on_progress=inside):
-                return
+            with _naming_its_input(part):
+                if _enlarge_once(part, part.reading, upscaler, request, on_progress=inside):
+                    return
     finally:
         part.reading = None
     raise OutOfMemoryError(
@@ -206,8 +218,16 @@ def _top(reading: Reading) -> Picture:
     return Picture(pixels=strip.pixels)
 
 
-def _content_of(job: Job) -> Path | bytes:
-    return job.source.path if job.data is None else job.data
+@contextmanager
+def _naming_its_input(part: StreamedPart) -> Iterator[None]:
+    """What is wrong with a copy is said of the file in the store that it is a copy of."""
+    try:
+        yield
+    except Waifu4xError as error:
+        renamed = staging.renamed(error, part.job.source.path, part.stored)
+        if renamed is error:
+            raise
+        raise renamed from error
 
 
 def _enlarge_once(
@@ -246,8 +266,9 @@ def _enlarge_once(
     except MemoryFullError:
         return False
     except OSError as error:
-        assert job.target is not None, "strips are written into a file"
-        raise failures.write_error(error, job.target, size_bytes=job.output_bytes) from error
+        # Where it goes to a store, the disk of this machine is what has failed.
+        target = job.target if isinstance(job.target, Path) else part.temporary
+        raise failures.write_error(error, target, size_bytes=job.output_bytes) from error
     spent_s = time.perf_counter() - started - encode_s
     part.facts = streaming.facts(upscaler, content.source, request.target, spent_s=spent_s)
     part.notes = _notes(part, content.facts, request)

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from waifu4x import __version__
-from waifu4x.cli import bench, compare, devices, export, info, models, train, upscale
+from waifu4x.cli import batch, bench, compare, devices, export, info, models, train, upscale
 from waifu4x.cli.console import fail
 from waifu4x.errors import EXIT_FATAL, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
 
@@ -57,6 +57,7 @@ app = typer.Typer(
 )
 app.command("upscale")(upscale.upscale)
 app.add_typer(models.app, name="models")
+app.add_typer(batch.app, name="batch")
 app.command("compare")(compare.compare)
 app.command("bench")(bench.bench)
 app.command("train")(train.train)

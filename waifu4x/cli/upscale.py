@@ -21,8 +21,8 @@ def upscale(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Pictures, animations, CBZ and ZIP files, folders, '*.png', @list.txt; - is "
-            "standard input.",
+            help="Pictures, animations, CBZ and ZIP files, folders, '*.png', @list.txt, or URLs of "
+            "these (s3://, gs://, sftp:// …); - is standard input.",
             show_default=False,
         ),
     ] = None,
@@ -35,7 +35,8 @@ def upscale(
         typer.Option(
             "-o",
             "--output",
-            help="A file, a folder, or - for standard output. Default: beside the input.",
+            help="A file, a folder, a URL of one, or - for standard output. Default: beside the "
+            "input.",
             rich_help_panel=_FILES,
         ),
     ] = None,
@@ -174,6 +175,33 @@ def upscale(
         bool,
         typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=_BATCH),
     ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N parts of the files, for several hosts; see 'batch merge'.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLUSTER",
+            help="Let a Ray cluster do it: auto is the one that runs here, HOST:PORT another, "
+            "local one for this command alone.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = None,
+    ray_cores: Annotated[
+        int | None,
+        typer.Option(
+            "--ray-cores",
+            min=1,
+            metavar="N",
+            help="Of each worker that has no GPU; 4 by default.",
+            rich_help_panel=_BATCH,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -279,9 +307,12 @@ def upscale(
 
     Example: waifu4x upscale photos/ -r -o big/ --fit 3840x2160 -f webp -q 90
 
+    Example: waifu4x upscale s3://bucket/photos/ -r -o s3://bucket/big/
+
     The same command again does only what is missing.
     """
     from waifu4x import naming  # what they need is of no use to --help
+    from waifu4x.batch import shards
     from waifu4x.batch.request import Encoding, Request
     from waifu4x.cli import upscale_run
     from waifu4x.cli.reporter import Reporter
@@ -302,6 +333,8 @@ def upscale(
         if device != "auto":
             raise UsageError("give --device or -g, not both")
         device = upscale_run.parse_gpus(gpu)
+    if ray_cores is not None and ray is None:
+        raise UsageError("--ray-cores is about workers of a cluster: give it with --ray")
     request = Request(
         inputs=(*(inputs or ()), *(more_inputs or ())),
         output=output,
@@ -329,6 +362,7 @@ def upscale(
         overwrite=overwrite,
         retry_failed=retry_failed,
         fail_fast=fail_fast,
+        shard=None if shard is None else shards.parse(shard),
         first_frame=first_frame,
         provenance=not no_provenance,
         max_pixels=max_pixels,
@@ -347,6 +381,8 @@ def upscale(
         workers=jobs,
         dry_run=dry_run,
         references=tuple(reference or ()),
+        ray=ray,
+        ray_cores=ray_cores,
     )
     reporter = Reporter(as_json=as_json, quiet=quiet, verbose=verbose, report=report)
     if code := upscale_run.run(request, start, reporter):

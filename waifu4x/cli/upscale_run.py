@@ -6,6 +6,8 @@ import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from waifu4x.batch.jobs import Job
 from waifu4x.batch.plan import Plan, Settled
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.run import Outcome, Split
+from waifu4x.cli import upscale_words as words
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.native import silent_libraries
 from waifu4x.cli.reporter import Reporter
@@ -26,12 +29,14 @@ from waifu4x.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
     DiskFullError,
+    PictureWriteError,
     UsageError,
     Waifu4xError,
 )
 from waifu4x.formats import check_writable_as, format_of
 from waifu4x.models import open_upscaler
-from waifu4x.upscaler import Facts, Upscaler
+from waifu4x.remote import urls
+from waifu4x.upscaler import Upscaler
 
 _MOST_WORKERS = 8
 # Of the memory that a run may take.
@@ -49,6 +54,9 @@ class Start:
     workers: int | None
     dry_run: bool
     references: tuple[str, ...] = ()
+    ray: str | None = None
+    """The cluster that does the work; None is this machine."""
+    ray_cores: int | None = None
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -75,35 +83,63 @@ def run(request: Request, start: Start, reporter: Reporter) -> int:
     Raises:
         Waifu4xError: nothing can be done for any input, so nothing was; or the disk is full.
     """
-    _check(request, reporter)
+    _check(request, start, reporter)
     keep_large_blocks()
     stdin = sys.stdin.buffer.read() if STREAM in request.inputs else None
-    with silent_libraries(), reporter.job():
-        upscaler = open_upscaler(
-            start.model,
-            device=start.device,
-            compiled=start.compiled,
-            precision=request.precision,
-            engine=request.engine,
-            tile_px=request.tile_px,
-            tta=request.tta,
-            options=request.options,
-            offline=start.offline,
-            on_download=reporter.downloading,
-            memory_bytes=_tile_bytes(request),
-            scale=request.target.scale,
-            references=start.references,
-        )
+    wishes: dict[str, Any] = {
+        "device": start.device,
+        "compiled": start.compiled,
+        "precision": request.precision,
+        "engine": request.engine,
+        "tile_px": request.tile_px,
+        "tta": request.tta,
+        "options": request.options,
+        "offline": start.offline,
+        "memory_bytes": _tile_bytes(request),
+        "scale": request.target.scale,
+        "references": start.references,
+    }
+    with silent_libraries(), reporter.job(), _doers(request, start, wishes, reporter) as doers:
+        do, wishes = doers
+        upscaler = open_upscaler(start.model, on_download=reporter.downloading, **wishes)
         planned = plan.make(request, upscaler, stdin=stdin, on_progress=reporter.planning)
         workers = start.workers or min(_MOST_WORKERS, os.cpu_count() or 1)
-        session = _Session(plan=planned, upscaler=upscaler, reporter=reporter, workers=workers)
+        if start.ray is not None and not start.dry_run:
+            workers = start.workers or 0
+        session = _Session(
+            plan=planned, upscaler=upscaler, reporter=reporter, workers=workers, do=do
+        )
         for settled in planned.settled:
             session.tell_settled(settled)
+        if planned.is_empty_shard:
+            reporter.say("this shard holds none of the files: there is nothing to do")
         if start.dry_run:
             session.describe()
         else:
             session.work()
     return session.exit_code
+
+
+@contextmanager
+def _doers(
+    request: Request, start: Start, wishes: dict[str, Any], reporter: Reporter
+) -> Iterator[tuple[Callable[..., Split], dict[str, Any]]]:
+    """What does the jobs, and how the model is opened for the plan."""
+    if start.ray is None:
+        yield pipeline.run, wishes
+        return
+    from waifu4x.cluster import asked
+
+    with asked.distributed(
+        request,
+        address=start.ray,
+        cores=start.ray_cores,
+        model=start.model,
+        wishes=wishes,
+        connect=not start.dry_run,
+        on_note=reporter.say,
+    ) as distribution:
+        yield distribution.run, asked.planning_wishes(start.model, wishes)
 
 
 def parse_memory(text: str) -> int:
@@ -119,7 +155,7 @@ def _tile_bytes(request: Request) -> int | None:
     return None if request.memory_bytes is None else request.memory_bytes // _TILE_SHARE
 
 
-def _check(request: Request, reporter: Reporter) -> None:
+def _check(request: Request, start: Start, reporter: Reporter) -> None:
     """Everything that can be refused before any work."""
     if not request.inputs:
         raise UsageError("give at least one picture: waifu4x upscale meme.png -s 4")
@@ -135,7 +171,13 @@ def _check(request: Request, reporter: Reporter) -> None:
         raise UsageError("standard output is a terminal, or closed: give -o FILE, or redirect it")
     if STREAM in request.inputs and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("standard input is a terminal, or closed: redirect a picture into it")
+    if any(map(urls.is_url, start.references)):
+        raise UsageError("--reference takes files of this machine: copy it here first")
     _check_names(request)
+    if start.ray is not None:
+        from waifu4x.cluster import asked
+
+        asked.check(request, address=start.ray, device=start.device)
     # A wrong suffix or quality is known now; no input has to be read for it.
     encoding = request.encoding
     output = None if several or request.name is not None else request.output
@@ -174,6 +216,8 @@ class _Session:
     upscaler: Upscaler
     reporter: Reporter
     workers: int
+    do: Callable[..., Split] = pipeline.run
+    """`batch.run.run`, or what does the same elsewhere."""
     done: int = 0
     failed: list[Waifu4xError] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -182,6 +226,8 @@ class _Session:
     def __post_init__(self) -> None:
         self._total_px = sum(job.output_px for job in self.plan.jobs)
         self._before_px: dict[int, int] = {}
+        if self.plan.elsewhere:
+            self.left_out["belongs to other shards"] = self.plan.elsewhere
         before_px = 0
         for job in self.plan.jobs:
             self._before_px[id(job)] = before_px
@@ -214,9 +260,9 @@ class _Session:
     def describe(self) -> None:
         """Say what would be done."""
         for job in self.plan.jobs:
-            costs = _costs(job, self.upscaler, self.plan)
-            self.reporter.say(_in_words(job, costs))
-            self.reporter.outcome({**_facts(job), **costs, "status": "planned"})
+            costs = words.costs(job, self.upscaler, self.plan)
+            self.reporter.say(words.job_in_words(job, costs))
+            self.reporter.outcome({**words.facts(job), **costs, "status": "planned"})
         if self.plan.several:
             total = estimates.estimate(self.plan, self.upscaler, workers=self.workers)
             self.reporter.say(
@@ -231,8 +277,9 @@ class _Session:
     def work(self) -> None:
         """Do it. Raises what `pipeline.run` raises, after having said how far it came."""
         split = None
+        self.plan.begin()
         try:
-            split = pipeline.run(
+            split = self.do(
                 self.plan,
                 self.upscaler,
                 on_outcome=self._tell,
@@ -241,10 +288,18 @@ class _Session:
                 stdout=None if sys.stdout is None else sys.stdout.buffer,
             )
         finally:
+            self._end()
             if self.plan.several:
                 self._summarise()
             if split is not None and self.reporter.verbose:
-                self.reporter.say(_split_in_words(split))
+                self.reporter.say(words.split_in_words(split))
+
+    def _end(self) -> None:
+        try:
+            self.plan.end()
+        except PictureWriteError as error:
+            # What was made is there all the same, and this machine knows it.
+            self.reporter.say(f"note: {error}; the same command goes on from here, on this machine")
 
     def _progress(self, job: Job, share: float) -> None:
         done_px = self._before_px[id(job)] + share * job.output_px
@@ -262,15 +317,15 @@ class _Session:
         seconds = {stage: round(spent_s, 4) for stage, spent_s in outcome.seconds.items()}
         # The network's time is a part of upscaling's.
         in_all_s = sum(s for stage, s in outcome.seconds.items() if stage != "network")
-        reporter.say(f"{_arrow(job)} ({in_all_s:.1f} s)")
+        reporter.say(f"{words.arrow(job)} ({in_all_s:.1f} s)")
         for note in outcome.notes:
             reporter.say(f"  note: {job.name}: {note}")
-        facts: dict[str, Any] = {**_facts(job), "status": "done"}
+        facts: dict[str, Any] = {**words.facts(job), "status": "done"}
         if outcome.facts is not None:
             if reporter.verbose:
                 spent = ", ".join(f"{stage} {s} s" for stage, s in seconds.items())
                 strips = "in strips, " if job.streamed else ""
-                reporter.say(f"  {strips}{_made_in_words(outcome.facts)}; {spent}")
+                reporter.say(f"  {strips}{words.made_in_words(outcome.facts)}; {spent}")
             facts |= {
                 "model": outcome.facts.model,
                 "picked": outcome.facts.picked,
@@ -295,72 +350,3 @@ class _Session:
         if missing:
             rows.append(("to do", str(missing), hint))
         self.reporter.summary(rows)
-
-
-def _facts(job: Job) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "input": job.name if job.data is not None else str(job.source.path),
-        "output": STREAM if job.target is None else str(job.target),
-        "input_size": [job.header.width_px, job.header.height_px],
-        "output_size": list(job.size_px),
-        "format": job.format,
-        "passes": list(job.passes),
-    }
-    if job.streamed:
-        facts["streamed"] = True
-    if job.header.frames > 1:
-        facts["frames"] = job.header.frames
-    if job.members is not None:
-        facts["members"] = job.members
-    return facts
-
-
-def _arrow(job: Job) -> str:
-    before = f"{job.header.width_px}×{job.header.height_px}"
-    after = f"{job.size_px[0]}×{job.size_px[1]}"
-    where = "standard output" if job.target is None else str(job.target)
-    count = ""
-    if job.members is not None:
-        count = f" ({job.members} picture{'s' if job.members > 1 else ''})"
-    elif job.header.frames > 1:
-        count = f" ({job.header.frames} {'pages' if job.header.kind == 'pages' else 'frames'})"
-    return f"{job.name} {before}{count} → {where} {after}"
-
-
-def _costs(job: Job, upscaler: Upscaler, whole: Plan) -> dict[str, Any]:
-    target = whole.request.target
-    return {
-        "tiles": upscaler.tiles(job.header, target),
-        "tile": upscaler.tile_px(job.header, target),
-        "memory_bytes": job.memory_bytes,
-        "output_bytes": job.output_bytes,
-        "estimated_s": round(job.frames * upscaler.estimate_s(job.header, target), 2),
-    }
-
-
-def _in_words(job: Job, costs: dict[str, Any]) -> str:
-    passes = " · ".join(f"{factor:g}x" for factor in job.passes) or "none, only resampling"
-    tiles = f"{costs['tiles']} tile{'s' if costs['tiles'] > 1 else ''}"
-    cut = f", first pass in {tiles} of up to {costs['tile']} px" if costs["tiles"] else ""
-    network = f" and {costs['estimated_s']:.1f} s in the network" if job.passes else ""
-    return (
-        f"{_arrow(job)}: passes {passes}{cut}, {'in strips, ' if job.streamed else ''}about "
-        f"{job.memory_bytes / 2**20:.0f} MiB of memory{network}"
-    )
-
-
-def _made_in_words(facts: Facts) -> str:
-    tiles = "untiled" if facts.tile_px is None else f"tiles of up to {facts.tile_px} px"
-    how = f"on {facts.device} in {facts.precision} by {facts.engine}"
-    why = "" if facts.picked is None else f" ({facts.picked})"
-    return f"{facts.model}{why} {how}, {tiles}, waste {facts.waste:.2f}"
-
-
-def _split_in_words(split: Split) -> str:
-    spent = split.stages_s
-    return (
-        f"{split.wall_s:.2f} s: decoding {spent['read']:.2f} s, upscaling {spent['upscale']:.2f} s "
-        f"(network {spent['network']:.2f} s), encoding {spent['encode']:.2f} s, writing "
-        f"{spent['write']:.2f} s, side by side; upscaling waited {split.starved_s:.2f} s for "
-        f"pictures and {split.blocked_s:.2f} s for encoders"
-    )
