@@ -3,7 +3,7 @@
 #
 #     ray start --head                            on one machine
 #     ray start --address=HEAD:6379               on every other one
-#     sh ray-job.sh /shared/photos /shared/big -m waifu4x-anime
+#     sh ray-job.sh /shared/photos /shared/big -m waifu4x-art
 #
 # It works on the cluster that this machine is one of, or that RAY_ADDRESS names. From elsewhere:
 #
