@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 from clusters import Called, Standin, changes_order, dies_once, dies_with
-from command import contents, counted, errors, names, save, upscale
+from command import ROOT, contents, counted, errors, names, save, upscale
 
 from waifu4x import files
 from waifu4x.batch import plan as planning
@@ -927,6 +929,19 @@ def test_without_ray(place: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     done = ray(place)
     assert done.exit_code == 2
     assert "pip install 'waifu4x[ray]'" in errors(done)[0]
+
+
+def test_who_does_without_it_does_not_load_it() -> None:
+    script = (
+        "import sys, waifu4x.cli.app, waifu4x.cli.upscale_run\n"
+        "assert 'waifu4x.cluster' not in sys.modules\n"
+        "from waifu4x.cluster import asked\n"
+        "assert not {'ray', 'fsspec', 'torch'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_plan_is_made_without_a_gpu() -> None:

@@ -276,7 +276,8 @@ def test_the_program_is_killed(cluster: str, inputs: Path, expected: Path, tmp_p
     await_true(lambda: workers_of() == [])
     # What killed processes leave is kept for a day: it might be of others.
     for orphan in out.rglob("*.partial"):
-        os.utime(orphan, (time.time() - 2 * DAY_S,) * 2)
+        old_s = time.time() - 2 * DAY_S
+        os.utime(orphan, (old_s, old_s))
     with Run(inputs, "-o", out, "--ray", cluster) as again:
         assert again.end() == 0, again.told
     assert contents(out) == contents(expected)
