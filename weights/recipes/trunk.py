@@ -31,10 +31,9 @@ def start(small: MSRResNet, network: str) -> EDSR | MetaSR | RankSRGAN:
         ranked = RankSRGAN(RankSRGANConfig(scale=4))
         _take_over(small, ranked, after="conv_body", span=1.0, mean=(0.0, 0.0, 0.0))
         # A tenth of this, as published, takes thousands of steps to become a picture.
+        tail = ("upconv", "conv_hr", "conv_last")
         for name, module in ranked.named_children():
-            if name.startswith(("upconv", "conv_hr", "conv_last")) and isinstance(
-                module, nn.Conv2d
-            ):
+            if name.startswith(tail) and isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
         return ranked
     large = EDSR(EDSRConfig(scale=4)) if network == "edsr" else MetaSR(MetaSRConfig(scale=4))
