@@ -77,9 +77,7 @@ def test_one_reference_is_for_all_pictures_and_two_are_not_for_three(tmp_path: P
     three = [subjects.read(path, Wish())] * 3
     assert beside.for_each(["x.png"], three) == ("x.png",) * 3
     assert beside.for_each([], three) == ()
-    with pytest.raises(
-        UsageError, match="one for each: 3, not 2"
-    ):
+    with pytest.raises(UsageError, match="one for each: 3, not 2"):
         beside.for_each(["x.png", "y.png"], three)
 
 
