@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from waifu4x.errors import TrainError, UsageError
 from waifu4x.resample import imresize, resize
 from waifu4x.train import degrade, pairs, spoiling
 from waifu4x.train.batches import Batch, Batches
-from waifu4x.train.data import PairCache, open_cache
+from waifu4x.train.data import UNUSED_S, PairCache, open_cache
 from waifu4x.train.feeding import Feed
 from waifu4x.train.recipe import DataOptions
 
@@ -60,6 +61,24 @@ def test_odd_kinds_of_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(hrs[0], np.repeat(gray[:32, :34, None], 3, axis=2))
     np.testing.assert_array_equal(hrs[1], hrs[0])
     np.testing.assert_array_equal(hrs[2], rgba[..., :3])
+
+
+def test_what_no_run_has_opened_for_long_is_removed(tmp_path: Path) -> None:
+    folder, kept = tmp_path / "photos", tmp_path / "cache"
+    save_picture(folder / "a.png", seed=0, size=(40, 40))
+    for scale in (2, 4):
+        open_cache([folder], kept, scale=scale, patch_px=8)
+    old, young = sorted(kept.glob("x*.json"))
+    (kept / "notes.json").write_text("mine")
+    for path, share in ((old, 1.01), (young, 0.99), (kept / "notes.json", 9.0)):
+        then = time.time() - share * UNUSED_S
+        os.utime(path, (then, then))
+    open_cache([folder], kept, scale=3, patch_px=8)
+    left = {path.name.partition("-")[0] for path in kept.iterdir()}
+    assert left == {"x3", "x4", "notes.json"}
+    # Opened again it is young again.
+    open_cache([folder], kept, scale=4, patch_px=8)
+    assert young.stat().st_mtime > time.time() - 0.5 * UNUSED_S
 
 
 def test_the_cache_is_used_again_and_made_anew_when_a_picture_changes(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +30,10 @@ from waifu4x.train import pairs
 if TYPE_CHECKING:
     from waifu4x.train.labels import RegionMaps
 
+UNUSED_S = 30 * 24 * 3600.0
+"""After so long without being opened, decoded pictures are removed."""
 _FORMAT = 2
+_SUFFIXES = (".json", ".hr", ".lr")
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -122,7 +127,7 @@ def open_cache(
     """Decode all pictures of `folders` into `cache_folder`, or open what an earlier run decoded.
 
     The cache is keyed by paths, sizes and times of the pictures, so a changed folder is decoded
-    anew.
+    anew. Caches that were not opened for UNUSED_S are removed.
 
     Args:
         scale: HR size divided by LR size.
@@ -139,7 +144,7 @@ def open_cache(
     partners = {} if lr_folder is None else find_partners(folders, lr_folder, scale=scale)
     key = _cache_key(listed, partners, scale=scale, patch_px=patch_px)
     place = cache_folder / f"x{scale}-{key}"
-    if not all(place.with_suffix(suffix).is_file() for suffix in (".json", ".hr", ".lr")):
+    if not all(place.with_suffix(suffix).is_file() for suffix in _SUFFIXES):
         cache_folder.mkdir(parents=True, exist_ok=True)
         _build(
             listed,
@@ -149,6 +154,7 @@ def open_cache(
             partners=partners,
             on_progress=on_progress,
         )
+    _sweep(cache_folder, using=place)
     cache = _mapped(place, scale)
     if not len(cache):
         raise TrainError(
@@ -156,6 +162,20 @@ def open_cache(
             f"{patch_px * scale} px; {len(cache.skipped)} were skipped"
         )
     return cache
+
+
+def _sweep(cache_folder: Path, *, using: Path) -> None:
+    """Remove what no run has opened for long: decoded pictures are large, and can be made again."""
+    used = using.with_suffix(".json")
+    # Its time says when it was last opened.
+    with suppress(OSError):
+        os.utime(used)
+    oldest = time.time() - UNUSED_S
+    for facts in cache_folder.glob("x*.json"):
+        with suppress(OSError):
+            if facts != used and facts.stat().st_mtime < oldest:
+                for suffix in _SUFFIXES:
+                    facts.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _list_folders(folders: Sequence[Path]) -> list[tuple[int, Path]]:
