@@ -42,8 +42,8 @@ def test_rows_with_weights_are_complete(row: CatalogRow) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", row.sha256 or "")
     assert row.size_bytes is not None
     assert row.size_bytes > 0
-    pre_upscaled = row.architecture in ("srcnn", "vdsr")
-    assert row.scale in ((None,) if row in FEATURES or pre_upscaled else (1, 2, 3, 4, 8))
+    any_scale = row.architecture in ("srcnn", "vdsr", "metasr")
+    assert row.scale in ((None,) if row in FEATURES or any_scale else (1, 2, 3, 4, 8))
     assert row in FEATURES or row.architecture in NETWORKS
     assert row.licence
     assert "\n" not in row.good_for
