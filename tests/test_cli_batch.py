@@ -267,6 +267,23 @@ def test_journals_in_a_store_are_left_there() -> None:
     assert "every run reads them all" in told
 
 
+def test_no_store_is_asked_to_say_so() -> None:
+    script = """
+import sys
+from waifu4x.batch import merging
+from waifu4x.errors import UsageError
+from waifu4x.remote import urls
+try:
+    merging.merge(urls.location("s3://bucket/big"))
+except UsageError as error:
+    print(error)
+assert "fsspec" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "every run reads them all" in done.stdout
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_a_journal_that_may_not_be_written(out: Path) -> None:
     before = said(out)
