@@ -176,18 +176,28 @@ def test_interrupted_and_resumed(
     assert hits >= 0.8 * times, "the signals came too late"
 
 
-def test_a_second_signal_ends_it_at_once(batch: Batch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "times"),
+    [
+        pytest.param(signal.SIGTERM, 143, 3, id="term"),
+        pytest.param(signal.SIGTERM, 143, 60, id="term-60", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, 60, id="int-60", marks=pytest.mark.slow),
+    ],
+)
+def test_a_second_signal_ends_it_at_once(
+    batch: Batch, tmp_path: Path, number: signal.Signals, code: int, times: int
+) -> None:
     """As `timeout` sends it: to the process, and once more to its group."""
-    for delay_s in (0.0, 0.005):
-        out = tmp_path / f"out-{delay_s}"
+    for k in range(times):
+        out = tmp_path / f"out-{k}"
         with batch.start(out) as process:
             assert process.stderr is not None
             told = process.stderr.readline()
-            process.send_signal(signal.SIGTERM)
-            time.sleep(delay_s)
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
+            time.sleep(0.2 * (k / times) ** 2)  # from at once to long after the end
+            process.send_signal(number)
             told += _rest(process)
-        assert process.returncode in (143, -signal.SIGTERM), told
+        assert process.returncode == code, told
         assert "Traceback" not in told
         assert _tree(out).items() <= batch.reference.items()
         assert _temporaries(out) == []

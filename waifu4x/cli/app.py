@@ -86,25 +86,32 @@ def _root(
 
 def main() -> None:
     """The console script."""
+    over = False
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # All is said and done: a signal that comes now may not change the exit code.
+        if not over:
+            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
 
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)  # else it is ignored (nohup), and stays so
     # A file name that is no valid text must not break the message that names it.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    code: object = EXIT_OK
     try:
         app()
     except SystemExit as ended:
         code = ended.code
-    else:
-        code = EXIT_OK
+    except KeyboardInterrupt:  # a second signal, while the first was being answered
+        code = EXIT_SIGINT
+    except _Terminated:
+        code = EXIT_SIGTERM
     finally:
-        # All is said and done: a signal that comes now may not change the exit code.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        # Nothing is called before this: Python lets signals in at calls only.
+        over = True
     if not isinstance(code, int | None):
         sys.exit(code)  # a message, which only Python itself should print
     _leave(code or EXIT_OK)
