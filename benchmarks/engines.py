@@ -40,9 +40,10 @@ from measure import photo
 from PIL import Image
 from torch import nn
 
-from waifu4x import checkpoints, devices
+from waifu4x import devices
 from waifu4x.bench.metrics import psnr
 from waifu4x.engines.torch import peak_values_per_px
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.rrdbnet import RRDBNET_SIZES, RRDBNet
 from waifu4x.networks.srvggnet import SRVGGNET_SIZES, SRVGGNetCompact
 

@@ -56,7 +56,7 @@ def open_enlarger(spec: dict[str, Any]) -> Enlarge:
 def _open_torch(weights: Path) -> Enlarge:
     import torch
 
-    from waifu4x.checkpoints import load
+    from waifu4x.model_files.checkpoints import load
 
     network = load(weights).network
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 _PARTS = {
-    "waifu4x.checkpoints": {"load": "weights"},
+    "waifu4x.model_files.checkpoints": {"load": "weights"},
     "waifu4x.engines.choice": {"open_engine": "engine"},
     "waifu4x.batch.stages": {"decode": "decoding", "enlarge": "inference", "encode": "encoding"},
 }

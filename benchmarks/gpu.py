@@ -34,7 +34,7 @@ from measure import photo
 from torch import nn
 
 import waifu4x
-from waifu4x import checkpoints, devices
+from waifu4x import devices
 from waifu4x.batch import plan
 from waifu4x.batch import run as pipeline
 from waifu4x.batch.request import Request
@@ -43,10 +43,11 @@ from waifu4x.bench.metrics import psnr
 from waifu4x.engines import FloatArray, cuda
 from waifu4x.engines.cuda import CUDAEngine
 from waifu4x.engines.torch import TorchEngine
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.rrdbnet import RRDBNET_SIZES, RRDBNet, RRDBNetConfig
 from waifu4x.networks.srresnet import SRRESNET_SIZES, SRResNet, SRResNetConfig
-from waifu4x.tile_sizes import TileSizes
 from waifu4x.tiled import MAX_HALO_PX
+from waifu4x.tiled.tile_sizes import TileSizes
 
 SHIPPED = Path(__file__).parents[1] / "weights" / "waifu4x-clean.safetensors"
 PARTS = ("matmul", "networks", "folder", "devices")

@@ -269,7 +269,7 @@ def train(name: str, runs: int) -> None:
     from waifu4x.train import building, recipe
     from waifu4x.train.data import open_cache
     from waifu4x.train.loop import Trainer
-    from waifu4x.train.vgg import VGG19Features
+    from waifu4x.train.objectives.vgg import VGG19Features
 
     chosen = recipe.load(name)
     fabric = Fabric(accelerator="auto", devices=1, precision="bf16-mixed")

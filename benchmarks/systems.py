@@ -20,8 +20,8 @@ import torch
 from measure import photo
 
 import waifu4x
-from waifu4x import checkpoints
 from waifu4x.bench.cost import measure_cost
+from waifu4x.model_files import checkpoints
 from waifu4x.networks import ALL_NETWORKS
 from waifu4x.networks.autoencoder import AUTOENCODER_SIZES
 from waifu4x.networks.crossnet import CROSSNET_SIZES

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from toys import random_model
 
-from waifu4x import checkpoints
 from waifu4x.bench import peaks, run
 from waifu4x.bench.measures import Measure, open_measures
 from waifu4x.bench.results import Column, PictureResult, Result
 from waifu4x.bench.run import Plan
 from waifu4x.bench.sets import open_set
-from waifu4x.bench.speed_picture import natural_picture
+from waifu4x.bench.speed.speed_picture import natural_picture
+from waifu4x.model_files import checkpoints
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from waifu4x import animations, metadata, palettes, pictures
+from waifu4x import animations, pictures
 from waifu4x.animations import ANIMATED, Animation, count_frames, encode, read, write
+from waifu4x.codecs import metadata, palettes
 from waifu4x.errors import PictureError, PictureReadError, PictureWriteError, UsageError
 from waifu4x.pictures import Picture
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from waifu4x import automatic, catalog, files, open_upscaler, picking, pictures
-from waifu4x.automatic import AutoUpscaler
+from waifu4x import catalog, files, open_upscaler, pictures
+from waifu4x.auto import automatic, picking
+from waifu4x.auto.automatic import AutoUpscaler
 from waifu4x.cli.app import app
 from waifu4x.pictures import Picture
 from waifu4x.sizes import Target

@@ -30,13 +30,13 @@ from waifu4x.batch.request import Encoding, Request
 from waifu4x.batch.run import Outcome, Split
 from waifu4x.batch.stages import Part
 from waifu4x.cli.app import app
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import (
     DiskFullError,
     NumericsError,
     OutOfMemoryError,
     PictureWriteError,
 )
-from waifu4x.formats import FORMATS
 from waifu4x.sizes import Target
 from waifu4x.upscaler import Upscaler
 

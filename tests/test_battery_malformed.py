@@ -20,7 +20,8 @@ import pytest
 from command import errors, names, program
 from PIL import Image
 
-from waifu4x import animations, headers, pictures, plugins
+from waifu4x import animations, headers, pictures
+from waifu4x.codecs import plugins
 from waifu4x.errors import PictureReadError
 from waifu4x.pictures import Picture
 

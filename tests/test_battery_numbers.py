@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 from typer.testing import CliRunner
 
-from waifu4x import catalog, checkpoints, devices, pictures
+from waifu4x import catalog, devices, pictures
 from waifu4x.canvas import to_unit
-from waifu4x.checkpoints import Model
 from waifu4x.cli.app import app
 from waifu4x.errors import NumericsError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.srresnet import SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from waifu4x import weights
-from waifu4x.checkpoints import load
 from waifu4x.cli.app import app
 from waifu4x.errors import CheckpointError
+from waifu4x.model_files.checkpoints import load
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 
 ROOT = Path(__file__).parents[1]
@@ -543,7 +543,9 @@ def test_a_bit_flipped_in_a_file_of_known_hash_is_never_parsed(
     (place / "y.png").unlink()
     kept = weights.resolve("mine").path
     edited(kept, flip_a_weight)
-    monkeypatch.setattr("waifu4x.checkpoints.load", lambda *a, **k: pytest.fail("it was parsed"))
+    monkeypatch.setattr(
+        "waifu4x.model_files.checkpoints.load", lambda *a, **k: pytest.fail("it was parsed")
+    )
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 1
     (line,) = done.stderr.splitlines()

@@ -20,7 +20,6 @@ from benches import a_measure, measure, plan, saved_model, three_pictures, value
 from benches import unswept as unswept
 from PIL import Image
 
-from waifu4x import checkpoints
 from waifu4x.bench import peaks, run
 from waifu4x.bench.cost import measure_cost
 from waifu4x.bench.measures import Measure, open_measures
@@ -34,6 +33,7 @@ from waifu4x.errors import (
     UnknownModelError,
     UsageError,
 )
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.resample import imresize

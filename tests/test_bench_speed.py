@@ -16,17 +16,18 @@ from benches import drawn
 from torch import Tensor
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import devices, enlarging, tile_sizes
-from waifu4x.bench import speed, speed_race
-from waifu4x.bench.speed import measure
-from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
-from waifu4x.bench.speed_picture import natural_picture
-from waifu4x.bench.speed_race import MAX_ROUNDS, Entrant, Race
-from waifu4x.checkpoints import Model
+from waifu4x import devices, enlarging
+from waifu4x.bench import speed
+from waifu4x.bench.speed import measure, speed_race
+from waifu4x.bench.speed.speed_advice import SpeedReport, SpeedRow
+from waifu4x.bench.speed.speed_picture import natural_picture
+from waifu4x.bench.speed.speed_race import MAX_ROUNDS, Entrant, Race
 from waifu4x.errors import NumericsError, UsageError
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSRConfig
+from waifu4x.tiled import tile_sizes
 from waifu4x.upscaler import Upscaler
 
 

@@ -22,10 +22,10 @@ from toys import FakeConfig, FakeNetwork, as_model, random_model
 from typer.testing import CliRunner
 
 from waifu4x import devices, enlarging
-from waifu4x.bench import speed, speed_openers, speed_race, speed_truth
+from waifu4x.bench import speed
 from waifu4x.bench.sets import DataSet, open_set
-from waifu4x.bench.speed import measure
-from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
+from waifu4x.bench.speed import measure, speed_openers, speed_race, speed_truth
+from waifu4x.bench.speed.speed_advice import SpeedReport, SpeedRow
 from waifu4x.catalog import DEFAULT_MODEL
 from waifu4x.cli import bench_speed
 from waifu4x.cli.app import app

@@ -14,16 +14,17 @@ import toys
 from torch import nn
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, weights
+from waifu4x import weights
 from waifu4x.blending import blend
-from waifu4x.checkpoints import Model
 from waifu4x.cli.app import app
 from waifu4x.errors import UsageError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
+from waifu4x.model_files.tensor_files import read_tensor_file
 from waifu4x.networks.rrdbnet import RRDBNet, RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.networks.srresnet import SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
-from waifu4x.tensor_files import read_tensor_file
 
 TINY = SRVGGNetCompactConfig(scale=2, channels=4, convs=2)
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from waifu4x import automatic, catalog
+from waifu4x import catalog
+from waifu4x.auto import automatic
 from waifu4x.catalog import DEFAULT_MODEL, CatalogRow
 from waifu4x.errors import UnknownModelError, UsageError, WeightsError
 from waifu4x.networks import NETWORKS

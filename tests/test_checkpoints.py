@@ -25,8 +25,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from waifu4x.checkpoints import Model, load, read_state, recognise, save
 from waifu4x.errors import CheckpointError, UnknownNetworkError, UnsafeCheckpointError
+from waifu4x.model_files.checkpoints import Model, load, read_state, recognise, save
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.aplus import Aplus, AplusConfig
 from waifu4x.networks.autoencoder import Autoencoder, AutoencoderConfig
@@ -211,7 +211,8 @@ def test_loading_is_quick_and_leaves_the_random_numbers_alone(tmp_path: Path) ->
     for number, network in enumerate(networks):
         save(network, tmp_path / f"{number}.safetensors", metadata={})
     program = (
-        "import sys, torch; from pathlib import Path; from waifu4x.checkpoints import load\n"
+        "import sys, torch; from pathlib import Path\n"
+        "from waifu4x.model_files.checkpoints import load\n"
         "before = torch.get_rng_state()\n"
         "for path in Path(sys.argv[1]).iterdir(): load(path)\n"
         "assert torch.equal(before, torch.get_rng_state())\n"

@@ -11,9 +11,10 @@ import pytest
 import toys
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, exporting, weights
+from waifu4x import exporting, weights
 from waifu4x.catalog import DEFAULT_MODEL
 from waifu4x.cli.app import app
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSRConfig

@@ -94,9 +94,9 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             licence=licence,
         )
 
-    module = ModuleType("waifu4x.checkpoints")
+    module = ModuleType("waifu4x.model_files.checkpoints")
     module.load = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "waifu4x.checkpoints", module)
+    monkeypatch.setitem(sys.modules, "waifu4x.model_files.checkpoints", module)
     path = tmp_path / "mine.pth"
     path.write_bytes(CONTENT)
     return path

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from waifu4x import checkpoints, pictures
+from waifu4x import pictures
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 
 ROOT = Path(__file__).parents[1]

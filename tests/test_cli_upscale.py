@@ -20,12 +20,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures
+from waifu4x import pictures
 from waifu4x.batch import outputs
 from waifu4x.cli import upscale_run
 from waifu4x.cli.app import app
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.engines.torch import TorchEngine
-from waifu4x.formats import FORMATS
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 
 ROOT = Path(__file__).parents[1]

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints
 from waifu4x.bench.cost import measure_cost
-from waifu4x.checkpoints import load, read_state
 from waifu4x.cli.app import app
 from waifu4x.engines import choice
 from waifu4x.engines.torch import TorchEngine, peak_values_per_px
 from waifu4x.errors import CheckpointError, DeviceError, UnknownNetworkError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import load, read_state
 from waifu4x.tiled import TiledRunner
 
 CPU = torch.device("cpu")

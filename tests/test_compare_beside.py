@@ -11,16 +11,17 @@ from command import errors
 from PIL import Image
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, weights
+from waifu4x import pictures, weights
 from waifu4x.cli.app import app
 from waifu4x.compare import beside, results, subjects
 from waifu4x.compare.crops import Crop
 from waifu4x.compare.subjects import Wish
 from waifu4x.errors import UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.models import open_upscaler
 from waifu4x.networks import REFERENCE_NETWORKS
 from waifu4x.networks.crossnet import CrossNet, CrossNetConfig
-from waifu4x.reference import ReferenceUpscaler
+from waifu4x.references.reference import ReferenceUpscaler
 from waifu4x.sizes import Target
 
 

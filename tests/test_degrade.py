@@ -14,11 +14,11 @@ from PIL import Image
 
 from waifu4x.errors import UsageError
 from waifu4x.resample import imresize
-from waifu4x.train import spoiling
-from waifu4x.train.captions import with_caption
-from waifu4x.train.degrade import DEGRADATIONS, Jpeg, build
-from waifu4x.train.real import SECOND_STAGE, Real, Stage
-from waifu4x.train.spoiling import MODES, Mode
+from waifu4x.train.degrading import spoiling
+from waifu4x.train.degrading.captions import with_caption
+from waifu4x.train.degrading.degrade import DEGRADATIONS, Jpeg, build
+from waifu4x.train.degrading.real import SECOND_STAGE, Real, Stage
+from waifu4x.train.degrading.spoiling import MODES, Mode
 
 # Everything on, often: no branch is left to chance.
 WILD: dict[str, Any] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from waifu4x.errors import UsageError
-from waifu4x.train.discriminators import (
+from waifu4x.train.objectives.discriminators import (
     DISCRIMINATORS,
     PatchDiscriminator,
     PatchDiscriminatorConfig,

@@ -13,7 +13,7 @@ from PIL import Image
 from waifu4x.errors import TrainError
 from waifu4x.resample import resize
 from waifu4x.train import symptoms
-from waifu4x.train.degrade import build
+from waifu4x.train.degrading.degrade import build
 from waifu4x.train.doctor import ADVICE, UNUSABLE, Diagnosis, Finding, Kind, examine, preview
 
 

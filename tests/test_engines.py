@@ -13,13 +13,14 @@ import torch
 from command import errors, save, upscale
 from toys import FakeConfig, FakeNetwork, as_model
 
-from waifu4x import checkpoints, devices, models
+from waifu4x import devices, models
 from waifu4x.batch.request import Request
-from waifu4x.checkpoints import Model
 from waifu4x.engines import Opened, choice, in_order, openvino_compiled
 from waifu4x.engines.ensemble import EightfoldEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.sizes import Target
 from waifu4x.tiled import TiledRunner

@@ -19,11 +19,11 @@ from torch.nn import functional
 from toys import GRAPHLESS, random_model
 
 from waifu4x import devices
-from waifu4x.checkpoints import Model
 from waifu4x.engines import choice, onnx_graph, onnx_windows, onnxruntime, openvino_cache
 from waifu4x.engines.onnxruntime import ONNXRuntimeEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, NumericsError, UsageError
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.autoencoder import AutoencoderConfig
 from waifu4x.networks.edsr import EDSRConfig

@@ -19,15 +19,16 @@ from torch import nn
 from torch.nn import functional
 from toys import GRAPHLESS, random_model
 
-from waifu4x import checkpoints, devices
-from waifu4x.bench.speed_picture import natural_picture
+from waifu4x import devices
+from waifu4x.bench.speed.speed_picture import natural_picture
 from waifu4x.canvas import to_unit
 from waifu4x.catalog import shipped_folder
-from waifu4x.checkpoints import Model
 from waifu4x.engines import openvino_cache, openvino_graph, openvino_quietly
 from waifu4x.engines.openvino import OpenVINOEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.autoencoder import AutoencoderConfig
 from waifu4x.networks.edsr import EDSRConfig

@@ -20,7 +20,7 @@ from command import errors, save, upscale
 from PIL import Image
 from toys import random_model
 
-from waifu4x import checkpoints, devices
+from waifu4x import devices
 from waifu4x.bench.metrics import psnr
 from waifu4x.bench.protocol import Protocol, enlarge, protocol_named
 from waifu4x.bench.sets import open_sets
@@ -29,6 +29,7 @@ from waifu4x.engines import Opened, choice, openvino_compiled, openvino_int8, op
 from waifu4x.engines.openvino import OpenVINOEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, NumericsError, UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.tiled import TiledRunner

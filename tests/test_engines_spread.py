@@ -17,18 +17,19 @@ from command import errors, save, upscale
 from torch import nn
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import checkpoints, devices
+from waifu4x import devices
 from waifu4x.cli import upscale_run
 from waifu4x.engines import FloatArray, Results, choice
 from waifu4x.engines.cuda import LANES
 from waifu4x.engines.spread import SpreadEngine, _Crew
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.pictures import Picture
 from waifu4x.sizes import Target
-from waifu4x.tile_sizes import TileSizes
 from waifu4x.tiled import TiledRunner
+from waifu4x.tiled.tile_sizes import TileSizes
 from waifu4x.upscaler import Upscaler
 
 CPU = torch.device("cpu")

@@ -16,10 +16,11 @@ import torch
 import toys
 from test_networks import SMALL
 
-from waifu4x import checkpoints, exporting
-from waifu4x.checkpoints import Model
+from waifu4x import exporting
 from waifu4x.errors import UsageError, WeightsError
 from waifu4x.exporting import FORMATS, Format
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from waifu4x import decoders, jxl_header, metadata, pictures, plugins, provenance
+from waifu4x import pictures, provenance
+from waifu4x.codecs import decoders, jxl_header, metadata, plugins
+from waifu4x.codecs.formats import FORMATS, check_writable_as, format_of
 from waifu4x.errors import PictureReadError, PictureWriteError
-from waifu4x.formats import FORMATS, check_writable_as, format_of
 from waifu4x.pictures import Picture, encode, read, write
 
 imagecodecs = pytest.importorskip("imagecodecs")

@@ -18,8 +18,9 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from waifu4x import animations, metadata, pictures, plugins
-from waifu4x.formats import FORMATS
+from waifu4x import animations, pictures
+from waifu4x.codecs import metadata, plugins
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.pictures import Picture
 from waifu4x.resample import Kernel
 from waifu4x.sizes import Target

@@ -7,9 +7,9 @@ import io
 import pytest
 from PIL import Image
 
+from waifu4x.codecs.formats import FORMATS, READABLE, check_writable_as, format_of
+from waifu4x.codecs.plugins import PLUGINS
 from waifu4x.errors import PictureWriteError, UsageError
-from waifu4x.formats import FORMATS, READABLE, check_writable_as, format_of
-from waifu4x.plugins import PLUGINS
 
 
 def test_every_readable_name_is_one_that_pillow_opens() -> None:

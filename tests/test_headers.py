@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from waifu4x import animations, headers, pictures, plugins
+from waifu4x import animations, headers, pictures
+from waifu4x.codecs import plugins
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import PictureReadError
-from waifu4x.formats import FORMATS
 from waifu4x.pictures import Picture
 
 WIDTH, HEIGHT = 7, 5

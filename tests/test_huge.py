@@ -21,11 +21,14 @@ from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, metadata, picking, pictures, streaming
+from waifu4x import pictures, streaming
+from waifu4x.auto import picking
 from waifu4x.batch import limits, streamed
 from waifu4x.cli.app import app
 from waifu4x.cli.upscale_run import parse_memory
+from waifu4x.codecs import metadata
 from waifu4x.errors import UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.tiled import MemoryFullError
 
@@ -345,7 +348,7 @@ def test_a_full_disk(source: Path, monkeypatch: pytest.MonkeyPatch, where: str) 
     def fail(*arguments: object, **options: object) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    name = "waifu4x.png_stream.idat" if "strips" in where else "os.fsync"
+    name = "waifu4x.codecs.png_stream.idat" if "strips" in where else "os.fsync"
     monkeypatch.setattr(name, fail)
     said = refused(run(source, *LITTLE))
     assert str(source.with_name("a_bicubic_2x.png")) in said

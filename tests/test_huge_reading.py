@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from waifu4x import headers, metadata, pictures
+from waifu4x import headers, pictures
+from waifu4x.codecs import metadata
 from waifu4x.errors import PictureReadError
 from waifu4x.huge import reading, vips
 from waifu4x.pictures import Picture

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from waifu4x import encoders, metadata, pictures
+from waifu4x import pictures
+from waifu4x.codecs import encoders, metadata
 from waifu4x.errors import PictureWriteError
 from waifu4x.huge import jpeg, tiff, writing
 from waifu4x.huge.writing import Settings
@@ -227,7 +228,7 @@ def test_a_full_disk_is_heard_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         yield b""
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("waifu4x.png_stream.idat", fail)
+    monkeypatch.setattr("waifu4x.codecs.png_stream.idat", fail)
     with pytest.raises(OSError, match="No space") as caught:
         written(tmp_path / "a.png", picture(), Settings(format="PNG"))
     assert caught.value.errno == errno.ENOSPC

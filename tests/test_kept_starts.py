@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from waifu4x import checkpoints, devices, kept_starts, models
+from waifu4x import devices, kept_starts, models
 from waifu4x.engines import openvino_cache
 from waifu4x.engines.openvino_compiled import CompiledNetwork
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srvggnet import SRVGGNetCompact, SRVGGNetCompactConfig
 from waifu4x.pictures import Picture
 from waifu4x.sizes import Target

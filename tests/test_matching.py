@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from waifu4x.matching import Matches, find_matches, paste, similarity_map
+from waifu4x.references.matching import Matches, find_matches, paste, similarity_map
 
 torch.set_num_threads(1)
 

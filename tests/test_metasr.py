@@ -21,12 +21,13 @@ from toys import as_model
 from training import rows, save_picture, save_three, waves
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, devices, exporting, pictures, streaming, weights
+from waifu4x import devices, exporting, pictures, streaming, weights
 from waifu4x.bench import protocol
 from waifu4x.cli.app import app
 from waifu4x.engines import choice
 from waifu4x.errors import DeviceError, UsageError
-from waifu4x.model_facts import Model
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.model_facts import Model
 from waifu4x.networks import metasr
 from waifu4x.networks.metasr import MetaSR, MetaSRConfig
 from waifu4x.pictures import Picture

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from waifu4x.checkpoints import load
+from waifu4x.model_files.checkpoints import load
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.aplus import AplusConfig
 from waifu4x.networks.autoencoder import AutoencoderConfig

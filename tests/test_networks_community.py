@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from waifu4x import checkpoints
 from waifu4x.bench.cost import measure_cost
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.errors import CheckpointError, UnknownNetworkError
-from waifu4x.key_layouts_later import folded
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.key_layouts_later import folded
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.edsr import EDSR, EDSR_SIZES, EDSRConfig
 from waifu4x.networks.plksr import PLKSR, PLKSRConfig

@@ -13,10 +13,10 @@ from torch.nn import functional
 from training import GAN, save_three, train, trainer
 
 from waifu4x.errors import UnknownNetworkError
-from waifu4x.key_layouts import recognise
+from waifu4x.model_files.key_layouts import recognise
 from waifu4x.networks.srfbn import SRFBN, SRFBN_SIZES, SRFBNConfig
 from waifu4x.train.data import open_cache
-from waifu4x.train.objective import Objective
+from waifu4x.train.objectives.objective import Objective
 from waifu4x.train.recipe import LossOptions
 
 MEAN = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)

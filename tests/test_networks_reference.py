@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from waifu4x import checkpoints
 from waifu4x.errors import CheckpointError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks import NETWORKS, REFERENCE_NETWORKS
 from waifu4x.networks.crossnet import CROSSNET_SIZES, CrossNet, CrossNetConfig, warp
 from waifu4x.networks.srntt import SRNTT, SRNTT_SIZES, Maps, SRNTTConfig, Texture
-from waifu4x.train.vgg import VGG19Features
+from waifu4x.train.objectives.vgg import VGG19Features
 
 torch.set_num_threads(1)
 

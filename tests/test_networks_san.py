@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toys import random_model
 
-from waifu4x.bench.speed_picture import natural_picture
+from waifu4x.bench.speed.speed_picture import natural_picture
 from waifu4x.canvas import to_unit
-from waifu4x.key_layouts import recognise
+from waifu4x.model_files.key_layouts import recognise
 from waifu4x.networks import san
 from waifu4x.networks.san import SAN, SAN_SIZES, LongSkip, SANConfig
 from waifu4x.tiled import TiledRunner

@@ -16,10 +16,11 @@ from PIL import Image
 from toys import random_model
 
 import waifu4x
-from waifu4x import checkpoints, exporting, onnx_bytes, onnx_files
-from waifu4x.checkpoints import Model
+from waifu4x import exporting, onnx_bytes, onnx_files
 from waifu4x.engines.onnxruntime import OnnxNetwork
 from waifu4x.errors import CheckpointError, NumericsError, UnsafeCheckpointError, UsageError
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as shapes
 from PIL import Image, ImageDraw
 
-from waifu4x import picking
+from waifu4x.auto import picking
+from waifu4x.auto.picking import Look, look
 from waifu4x.catalog import shipped_folder
 from waifu4x.errors import WeightsError
-from waifu4x.picking import Look, look
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

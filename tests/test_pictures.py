@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from waifu4x import files, metadata, pictures
+from waifu4x import files, pictures
+from waifu4x.codecs import metadata
+from waifu4x.codecs.formats import FORMATS
+from waifu4x.codecs.plugins import PLUGINS
 from waifu4x.errors import PictureError, PictureReadError, PictureWriteError, UsageError
-from waifu4x.formats import FORMATS
 from waifu4x.pictures import Picture, encode, read, write
-from waifu4x.plugins import PLUGINS
 
 imagecodecs = pytest.importorskip("imagecodecs")
 
@@ -129,7 +130,7 @@ def test_premultiplied_tiff_is_read_straight(associated: str) -> None:
         # Pillow knows no such TIFF; the mode itself is what is tested.
         image = Image.merge("LA", [Image.new("L", (4, 4), 128)] * 2).convert("La")
         assert image.mode == "La"
-        from waifu4x.decoders import _planes
+        from waifu4x.codecs.decoders import _planes
 
         pixels, alpha, _ = _planes(image, raw_mode="")
     else:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from waifu4x import png_stream
+from waifu4x.codecs import png_stream
 
 
 def encoded(samples: np.ndarray, *, cuts: tuple[int, ...] = (), threads: int = 2) -> bytes:

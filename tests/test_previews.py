@@ -12,8 +12,8 @@ from PIL import Image
 from waifu4x import animations
 from waifu4x.errors import TrainError
 from waifu4x.resample import imresize
-from waifu4x.train import previews
-from waifu4x.train.previews import (
+from waifu4x.train.reports import previews
+from waifu4x.train.reports.previews import (
     Sample,
     learning_path,
     list_previews,

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from waifu4x import pictures, provenance
+from waifu4x.codecs.metadata import PROVENANCE_NAMESPACE as NAMESPACE
 from waifu4x.errors import PictureReadError
-from waifu4x.metadata import PROVENANCE_NAMESPACE as NAMESPACE
 from waifu4x.pictures import Picture, encode
 from waifu4x.provenance import GENERATIONS_MAX, Provenance, read, stamp, warning
 

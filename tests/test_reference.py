@@ -14,18 +14,20 @@ from torch.nn import functional
 from training import save_picture, waves
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, provenance, reference_inputs
+from waifu4x import pictures, provenance
 from waifu4x.bench import references as bench_references
 from waifu4x.cli.app import app
 from waifu4x.errors import NumericsError, PictureReadError, UsageError
 from waifu4x.exporting import export
-from waifu4x.model_facts import Model
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.model_facts import Model
 from waifu4x.models import open_upscaler
 from waifu4x.networks.crossnet import CrossNet, CrossNetConfig
 from waifu4x.networks.srntt import SRNTT, SRNTTConfig
 from waifu4x.pictures import Picture
-from waifu4x.reference import ReferenceRunner, ReferenceUpscaler
-from waifu4x.reference_pictures import (
+from waifu4x.references import reference_inputs
+from waifu4x.references.reference import ReferenceRunner, ReferenceUpscaler
+from waifu4x.references.reference_pictures import (
     NO_REFERENCES,
     References,
     aligned,
@@ -262,7 +264,7 @@ def test_references_that_a_network_cannot_take(
         runner(crossnet, of(picture(9, 9), picture(9, 9)))
     with pytest.raises(UsageError, match="has 64 px or more, in steps of 64, not 100"):
         runner(crossnet, of(picture(9, 9)), tile_px=100)
-    monkeypatch.setattr("waifu4x.reference.LARGEST_TOTAL_PX", 700)
+    monkeypatch.setattr("waifu4x.references.reference.LARGEST_TOTAL_PX", 700)
     with pytest.raises(UsageError, match=r"references have 0\.0 megapixels"):
         runner(srntt, of(picture(24, 24), picture(12, 12)))
 

@@ -16,9 +16,9 @@ import pytest
 
 from waifu4x.errors import TrainError
 from waifu4x.pages import nice_ticks
-from waifu4x.train import curves, previews, report
-from waifu4x.train.curves import Chart, Curve, charts, read_metrics, short
-from waifu4x.train.previews import Sample, save_preview
+from waifu4x.train.reports import curves, previews, report
+from waifu4x.train.reports.curves import Chart, Curve, charts, read_metrics, short
+from waifu4x.train.reports.previews import Sample, save_preview
 
 EVIL = '<script>alert(1)</script> & "quotes" \' </script><!--'
 CHROMIUM = next(

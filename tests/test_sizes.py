@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from waifu4x import naming
+from waifu4x.codecs.formats import FORMATS, format_of
 from waifu4x.errors import UsageError
-from waifu4x.formats import FORMATS, format_of
 from waifu4x.sizes import Target, parse_box, passes
 
 SIDES = st.integers(1, 20_000)

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import color, streaming, strip_colors
+from waifu4x import color, streaming
 from waifu4x.canvas import to_unit
-from waifu4x.checkpoints import Model
 from waifu4x.errors import NumericsError
 from waifu4x.headers import Header
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks.msrresnet import MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNetConfig
 from waifu4x.networks.srcnn import SRCNNConfig
@@ -32,6 +32,7 @@ from waifu4x.networks.vdsr import VDSRConfig
 from waifu4x.pictures import Picture
 from waifu4x.resample import KERNELS, Kernel, resize, resize_rows
 from waifu4x.sizes import Target
+from waifu4x.streaming import strip_colors
 from waifu4x.strips import Rows, RowWindow, Strip
 from waifu4x.tiled import MemoryFullError, TiledRunner
 from waifu4x.upscaler import Options, Upscaler

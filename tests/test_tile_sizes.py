@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from waifu4x import devices, tile_sizes
+from waifu4x import devices
 from waifu4x.engines import FloatArray, one_by_one
-from waifu4x.tile_sizes import TileSizes
+from waifu4x.tiled import tile_sizes
+from waifu4x.tiled.tile_sizes import TileSizes
 
 CPU = torch.device("cpu")
 

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from toys import GRAPHLESS, FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import devices, tile_sizes
+from waifu4x import devices
 from waifu4x.canvas import Canvas, to_unit
-from waifu4x.checkpoints import Model, load
 from waifu4x.errors import NumericsError, OutOfMemoryError, UsageError
+from waifu4x.model_files.checkpoints import Model, load
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.autoencoder import AutoencoderConfig
 from waifu4x.networks.edsr import EDSRConfig
@@ -38,8 +38,8 @@ from waifu4x.networks.srfbn import SRFBNConfig
 from waifu4x.networks.srresnet import SRResNetConfig
 from waifu4x.networks.srvggnet import SRVGGNetCompactConfig
 from waifu4x.networks.vdsr import VDSRConfig
-from waifu4x.tile_sizes import MIN_TILE_PX
-from waifu4x.tiled import MAX_HALO_PX, TiledRunner
+from waifu4x.tiled import MAX_HALO_PX, TiledRunner, tile_sizes
+from waifu4x.tiled.tile_sizes import MIN_TILE_PX
 
 WHOLE_PX = 4096
 

@@ -31,17 +31,20 @@ from training import (
 )
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, weights
+from waifu4x import pictures, weights
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.canvas import from_unit, to_unit
 from waifu4x.cli import train_flags
 from waifu4x.cli.app import app
 from waifu4x.errors import TrainError, UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.resample import imresize, resize
-from waifu4x.train import building, previews, recipe, tables, validation, vgg
+from waifu4x.train import building, recipe, tables, validation
 from waifu4x.train.data import open_cache
 from waifu4x.train.loop import Trainer
+from waifu4x.train.objectives import vgg
 from waifu4x.train.recipe import DataOptions, LossOptions, Recipe, StageOptions
+from waifu4x.train.reports import previews
 from waifu4x.train.schedule import Pace, is_stalled, rate_at
 
 ROOT = Path(__file__).parents[1]

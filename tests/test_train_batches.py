@@ -19,9 +19,10 @@ from waifu4x import color, pictures
 from waifu4x.canvas import to_unit
 from waifu4x.errors import TrainError, UsageError
 from waifu4x.resample import imresize, resize
-from waifu4x.train import degrade, pairs, spoiling
+from waifu4x.train import pairs
 from waifu4x.train.batches import Batch, Batches
 from waifu4x.train.data import UNUSED_S, PairCache, open_cache
+from waifu4x.train.degrading import degrade, spoiling
 from waifu4x.train.feeding import Feed
 from waifu4x.train.recipe import DataOptions
 

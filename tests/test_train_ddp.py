@@ -48,7 +48,7 @@ sys.path.insert(0, sys.argv[1])
 from training import trainer
 from waifu4x.train import machine, recipe
 from waifu4x.train.data import open_cache
-from waifu4x.train.objective import Objective
+from waifu4x.train.objectives.objective import Objective
 from waifu4x.train.validation import validation_pairs
 folder, pictures = map(Path, sys.argv[2:])
 whole = Objective.generator

@@ -31,12 +31,12 @@ from training import (
 
 from waifu4x.errors import TrainError, UsageError
 from waifu4x.train import building, estimate, loop, validation
-from waifu4x.train.balance import BalanceWatch
 from waifu4x.train.data import PairCache, open_cache
 from waifu4x.train.loop import Trainer
 from waifu4x.train.machine import Autocast, processes
 from waifu4x.train.metering import Report
-from waifu4x.train.objective import Objective
+from waifu4x.train.objectives.balance import BalanceWatch
+from waifu4x.train.objectives.objective import Objective
 from waifu4x.train.schedule import rate_at
 from waifu4x.train.state import TrainState, ema_decay_at
 from waifu4x.train.updates import Updates

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from waifu4x.train.adversarial import (
+from waifu4x.train.objectives.adversarial import (
     ADVERSARIAL_LOSSES,
     AdversarialLoss,
     Hinge,
@@ -19,7 +19,7 @@ from waifu4x.train.adversarial import (
     WassersteinGP,
     gradient_penalty,
 )
-from waifu4x.train.losses import (
+from waifu4x.train.objectives.losses import (
     PICTURE_LOSSES,
     PIXEL_LOSSES,
     CharbonnierLoss,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from waifu4x.errors import UsageError
-from waifu4x.train import paths, recipe
+from waifu4x.train import recipe
+from waifu4x.train.reports import paths
 
 
 def test_each_path_is_the_last_stage_by_one_loss() -> None:

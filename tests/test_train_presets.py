@@ -20,14 +20,16 @@ from torch.nn import functional
 from training import rows, save_picture, trainer
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, weights
+from waifu4x import pictures, weights
 from waifu4x.cli.app import app
-from waifu4x.train import building, recipe, regions
+from waifu4x.model_files import checkpoints
+from waifu4x.train import building, recipe
 from waifu4x.train.data import open_cache
 from waifu4x.train.loop import Trainer
-from waifu4x.train.ranker import Ranker, RankerConfig, save_ranker
+from waifu4x.train.objectives import regions
+from waifu4x.train.objectives.vgg import VGG19Features
+from waifu4x.train.ranked.ranker import Ranker, RankerConfig, save_ranker
 from waifu4x.train.recipe import Recipe
-from waifu4x.train.vgg import VGG19Features
 
 _RRDB = {"generator.blocks": "1", "generator.channels": "8", "generator.growth": "4"}
 _RESNET = {"generator.blocks": "1", "generator.channels": "8"}

@@ -18,15 +18,17 @@ from torch.nn import functional
 from training import GAN, PIXEL, assert_equal, rows, save_three, train, trainer, with_losses
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, weights
+from waifu4x import weights
 from waifu4x.bench.metrics import luma_8bit
 from waifu4x.bench.niqe import Prior, load_prior, niqe
 from waifu4x.cli.app import app
 from waifu4x.errors import CheckpointError, TrainError, UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.ranksrgan import RankSRGAN, RankSRGANConfig
-from waifu4x.train import building, machine, ranking, recipe
+from waifu4x.train import building, machine, recipe
 from waifu4x.train.data import open_cache
-from waifu4x.train.ranker import (
+from waifu4x.train.ranked import ranking
+from waifu4x.train.ranked.ranker import (
     RankContentLoss,
     Ranker,
     RankerConfig,
@@ -34,8 +36,8 @@ from waifu4x.train.ranker import (
     margin_ranking_loss,
     save_ranker,
 )
-from waifu4x.train.ranker_loop import Pairs, RankerTrainer
-from waifu4x.train.ranking import Patches, Place, Plan
+from waifu4x.train.ranked.ranker_loop import Pairs, RankerTrainer
+from waifu4x.train.ranked.ranking import Patches, Place, Plan
 from waifu4x.train.recipe import DataOptions, RankingOptions, Recipe, StageOptions
 from waifu4x.train.systems import System
 

@@ -17,22 +17,29 @@ from torch.nn import functional
 from training import assert_equal, features, rows, save_picture, train, trainer, waves
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, matching, pictures
+from waifu4x import pictures
 from waifu4x.cli.app import app
 from waifu4x.errors import UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.srntt import SRNTT, SRNTTConfig
-from waifu4x.reference_inputs import maps_of, match, textures_of
-from waifu4x.train import building, recipe, referencing, warping
+from waifu4x.references import matching
+from waifu4x.references.reference_inputs import maps_of, match, textures_of
+from waifu4x.train import building, recipe
 from waifu4x.train.batches import Batches
 from waifu4x.train.data import PairCache, open_cache
+from waifu4x.train.objectives.textures import TextureLoss, gram
+from waifu4x.train.objectives.vgg import VGG19Features
 from waifu4x.train.recipe import DataOptions, LossOptions, Recipe, StageOptions
-from waifu4x.train.reference_batches import ReferenceBatch, ReferenceBatches, open_batches
-from waifu4x.train.reference_options import ReferenceOptions
-from waifu4x.train.reference_pictures import with_references
-from waifu4x.train.referencing import Showing
-from waifu4x.train.textures import TextureLoss, gram
-from waifu4x.train.vgg import VGG19Features
-from waifu4x.train.warping import Warp
+from waifu4x.train.references import referencing, warping
+from waifu4x.train.references.reference_batches import (
+    ReferenceBatch,
+    ReferenceBatches,
+    open_batches,
+)
+from waifu4x.train.references.reference_options import ReferenceOptions
+from waifu4x.train.references.reference_pictures import with_references
+from waifu4x.train.references.referencing import Showing
+from waifu4x.train.references.warping import Warp
 
 torch.set_num_threads(1)
 
@@ -276,7 +283,7 @@ def test_crops_of_a_folder_lie_where_the_picture_does(
     assert np.array_equal(larger, given.reference(1)[40:72, 24:56])
     # Too small a one is continued.
     small = np.arange(20 * 40 * 3).reshape(20, 40, 3).astype(np.uint8)
-    from waifu4x.train import reference_batches
+    from waifu4x.train.references import reference_batches
 
     part = reference_batches._cut(small, (72, 84), place, Warp())
     assert part.shape == (32, 32, 3)

@@ -23,10 +23,10 @@ from waifu4x.errors import TrainError, UsageError
 from waifu4x.train import recipe
 from waifu4x.train.batches import Batches
 from waifu4x.train.data import PairCache, open_cache
-from waifu4x.train.labels import with_regions
-from waifu4x.train.losses import L1Loss
+from waifu4x.train.objectives.labels import with_regions
+from waifu4x.train.objectives.losses import L1Loss
+from waifu4x.train.objectives.regions import REGIONS, RegionLoss, dilated, from_labels, guess
 from waifu4x.train.recipe import DataOptions, RegionOptions
-from waifu4x.train.regions import REGIONS, RegionLoss, dilated, from_labels, guess
 
 BOUNDARY, BACKGROUND, OBJECTS = (REGIONS[n] for n in ("boundary", "background", "objects"))
 

@@ -16,17 +16,19 @@ from torch.nn import functional
 from training import save_picture
 from typer.testing import CliRunner
 
-from waifu4x import checkpoints, pictures, weights
+from waifu4x import pictures, weights
 from waifu4x.bench.protocol import PROTOCOLS, enlarge
 from waifu4x.cli.app import app
 from waifu4x.errors import TrainError, UsageError
+from waifu4x.model_files import checkpoints
 from waifu4x.models import open_upscaler
 from waifu4x.networks.aplus import Aplus, AplusConfig
 from waifu4x.resample import imresize
-from waifu4x.train import building, recipe, sparse
-from waifu4x.train.dictionaries import learn_by_ksvd, learn_by_lasso, pursue
-from waifu4x.train.luma_pairs import read_luma_pairs
-from waifu4x.train.neighbours import find_neighbours
+from waifu4x.train import building, recipe
+from waifu4x.train.fitting import sparse
+from waifu4x.train.fitting.dictionaries import learn_by_ksvd, learn_by_lasso, pursue
+from waifu4x.train.fitting.luma_pairs import read_luma_pairs
+from waifu4x.train.fitting.neighbours import find_neighbours
 from waifu4x.train.recipe import Recipe
 
 APLUS = {
@@ -126,7 +128,7 @@ def test_an_atom_that_nothing_uses_becomes_what_is_described_worst() -> None:
 
 
 def test_neighbours_are_those_that_sorting_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("waifu4x.train.neighbours._CHUNK", 64)
+    monkeypatch.setattr("waifu4x.train.fitting.neighbours._CHUNK", 64)
     generator = torch.Generator().manual_seed(0)
     vectors, anchors = (torch.randn(n, 5, generator=generator) for n in (1000, 7))
     found = find_neighbours(vectors, anchors, count=40)
@@ -338,7 +340,7 @@ def test_what_is_interrupted_leaves_nothing(
     def interrupted(*arguments: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("waifu4x.train.sparse.find_neighbours", interrupted)
+    monkeypatch.setattr("waifu4x.train.fitting.sparse.find_neighbours", interrupted)
     done = command(folder, tmp_path / "run", "aplus")
     assert done.exit_code == 130
     assert not (tmp_path / "run").exists()

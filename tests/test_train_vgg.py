@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from waifu4x import models, weights
 from waifu4x.cli.app import app
 from waifu4x.errors import CheckpointError, OfflineError, UsageError, WeightsError
-from waifu4x.train.losses import L1Loss, WeightedSum
-from waifu4x.train.vgg import (
+from waifu4x.train.objectives.losses import L1Loss, WeightedSum
+from waifu4x.train.objectives.vgg import (
     CATALOG_NAME,
     LAYERS,
     SRGAN_RESCALE,

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from toys import FakeConfig, FakeNetwork, as_model, random_model
 
-from waifu4x import color, devices, memory, pictures, tile_sizes
+from waifu4x import color, devices, memory, pictures
 from waifu4x.canvas import from_unit, to_unit
-from waifu4x.checkpoints import Model, save
 from waifu4x.errors import (
     CheckpointError,
     DeviceError,
@@ -32,6 +31,7 @@ from waifu4x.errors import (
     Waifu4xError,
 )
 from waifu4x.headers import Header
+from waifu4x.model_files.checkpoints import Model, save
 from waifu4x.models import open_upscaler
 from waifu4x.networks.msrresnet import MSRResNet, MSRResNetConfig
 from waifu4x.networks.rrdbnet import RRDBNetConfig
@@ -40,7 +40,7 @@ from waifu4x.networks.vdsr import VDSRConfig
 from waifu4x.pictures import Picture
 from waifu4x.resample import KERNELS, Kernel, resize
 from waifu4x.sizes import Target
-from waifu4x.tiled import TiledRunner
+from waifu4x.tiled import TiledRunner, tile_sizes
 from waifu4x.upscaler import Options, Upscaler
 
 UintArray = npt.NDArray[Any]

@@ -502,9 +502,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             licence=licence,
         )
 
-    module = ModuleType("waifu4x.checkpoints")
+    module = ModuleType("waifu4x.model_files.checkpoints")
     module.load = fake  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "waifu4x.checkpoints", module)
+    monkeypatch.setitem(sys.modules, "waifu4x.model_files.checkpoints", module)
     return loaded
 
 
@@ -572,7 +572,7 @@ def test_what_the_loader_refuses_is_not_added(
     def refuse(path: Path, **_: Any) -> None:
         raise WeightsError("not a checkpoint")
 
-    monkeypatch.setattr(sys.modules["waifu4x.checkpoints"], "load", refuse)
+    monkeypatch.setattr(sys.modules["waifu4x.model_files.checkpoints"], "load", refuse)
     with pytest.raises(WeightsError, match="not a checkpoint"):
         weights.add(checkpoint)
     assert not (own_home / "models").exists()
@@ -702,7 +702,7 @@ def published(shared: Path) -> Path:
 def test_from_the_address_to_the_network(
     server: Server, published: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from waifu4x.checkpoints import load
+    from waifu4x.model_files.checkpoints import load
 
     row = catalog.find("realesr-animevideov3")
     monkeypatch.setattr(f"{__name__}.CONTENT", published.read_bytes())

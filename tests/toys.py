@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from waifu4x.checkpoints import Model
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.networks import NETWORKS
 from waifu4x.networks.aplus import AplusConfig
 from waifu4x.networks.autoencoder import AutoencoderConfig

@@ -16,8 +16,8 @@ from waifu4x.train import machine
 from waifu4x.train.data import PairCache
 from waifu4x.train.loop import Trainer
 from waifu4x.train.metering import METRICS_NAME, Report
+from waifu4x.train.objectives.vgg import VGG19Features
 from waifu4x.train.recipe import DataOptions, LossOptions, Recipe, StageOptions
-from waifu4x.train.vgg import VGG19Features
 
 torch.set_num_threads(1)
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from waifu4x import decoders, formats, gif_writer, pictures
-from waifu4x.encoders import Encodable, encode_tiff
+from waifu4x import pictures
+from waifu4x.codecs import decoders, formats, gif_writer
+from waifu4x.codecs.encoders import Encodable, encode_tiff
+from waifu4x.codecs.formats import FORMATS, format_of
 from waifu4x.errors import PictureError, PictureWriteError
 from waifu4x.failures import RefusedError
-from waifu4x.formats import FORMATS, format_of
 from waifu4x.pictures import Picture
 from waifu4x.sequences import apng, avif, gif, in_ticks, split, tiff, webp
 from waifu4x.sequences.outlines import check_limits, outline

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from waifu4x import failures, files
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import PictureReadError, PictureWriteError
-from waifu4x.formats import FORMATS
 from waifu4x.remote.urls import Location
 
 ARCHIVE_SUFFIXES: tuple[str, ...] = (".cbz", ".zip")

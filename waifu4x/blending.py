@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from waifu4x.checkpoints import Model
 from waifu4x.errors import UsageError
+from waifu4x.model_files.checkpoints import Model
 from waifu4x.version import __version__
 
 # A fine-tuned network still points where its start did. Of the published SRCNNs, trained apart,
@@ -33,7 +33,7 @@ class Blend:
     network: nn.Module
     """On the CPU, float32, in eval mode, without gradients, as `Model.network` is."""
     metadata: dict[str, str]
-    """Where it comes from: for `waifu4x.checkpoints.save`."""
+    """Where it comes from: for `waifu4x.model_files.checkpoints.save`."""
     notes: tuple[str, ...]
     """What should be known about it, one sentence each."""
 

@@ -21,7 +21,7 @@ from waifu4x.resample import Kernel, resize
 from waifu4x.sizes import Pass
 
 if TYPE_CHECKING:
-    from waifu4x.checkpoints import Model  # it needs torch, and kernels do not
+    from waifu4x.model_files.checkpoints import Model  # it needs torch, and kernels do not
 
 LAST_RESAMPLE: Kernel = "lanczos"
 """Beyond the network's own scale this filter is the sharpest that does not invent structure."""

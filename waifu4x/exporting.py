@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from waifu4x import checkpoints
-from waifu4x.checkpoints import Model
 from waifu4x.engines import FloatArray, onnx_graph, onnxruntime_quietly, openvino_quietly
 from waifu4x.errors import UsageError, WeightsError
 from waifu4x.files import atomic_path
-from waifu4x.given_files import printable
+from waifu4x.model_files import checkpoints
+from waifu4x.model_files.checkpoints import Model
+from waifu4x.model_files.given_files import printable
 from waifu4x.version import __version__
 
 Format = Literal["onnx", "openvino", "torchscript", "safetensors"]

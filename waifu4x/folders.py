@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import UsageError
-from waifu4x.formats import FORMATS
 
 _NAMED = 3
 _SUFFIXES = frozenset(suffix for facts in FORMATS.values() for suffix in facts.suffixes)

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, Literal, cast
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from waifu4x import decoders, deep, jxl_header, metadata, pictures, plugins
+from waifu4x import pictures
+from waifu4x.codecs import decoders, deep, jxl_header, metadata, plugins
+from waifu4x.codecs.formats import FORMATS, READABLE
 from waifu4x.failures import RefusedError
-from waifu4x.formats import FORMATS, READABLE
 from waifu4x.remote.ranged import FIRST_BYTES, Ranged
 from waifu4x.sequences import Outline
 from waifu4x.sequences.outlines import check_limits, outline

@@ -26,7 +26,7 @@ from waifu4x.engines.openvino_compiled import (
     settings,
 )
 from waifu4x.errors import DeviceError
-from waifu4x.model_facts import Model
+from waifu4x.model_files.model_facts import Model
 from waifu4x.version import __version__
 
 FORMAT = 2
@@ -46,7 +46,7 @@ class KeptModel(Model):
     def __getattr__(self, name: str) -> Any:
         if name != "network":
             raise AttributeError(f"a model has no {name}")
-        from waifu4x import checkpoints
+        from waifu4x.model_files import checkpoints
 
         network = checkpoints.load(self.path).network
         object.__setattr__(self, "network", network)

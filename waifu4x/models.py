@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from waifu4x import automatic, catalog, kept_starts, weights
+from waifu4x import catalog, kept_starts, weights
+from waifu4x.auto import automatic
 from waifu4x.engines import Opened
 from waifu4x.errors import UnknownModelError, UsageError
-from waifu4x.model_facts import Model
-from waifu4x.reference_pictures import BLANK
+from waifu4x.model_files.model_facts import Model
+from waifu4x.references.reference_pictures import BLANK
 from waifu4x.resample import Kernel
 from waifu4x.tiled import TiledRunner
 from waifu4x.upscaler import Options, Upscaler
@@ -151,7 +152,8 @@ def _recalled(found: weights.ResolvedWeights, wishes: _Wishes) -> tuple[Model, O
 
 
 def _loaded(found: weights.ResolvedWeights) -> Model:
-    from waifu4x import checkpoints, onnx_files
+    from waifu4x import onnx_files
+    from waifu4x.model_files import checkpoints
 
     if found.path.suffix.lower() == onnx_files.SUFFIX:
         return onnx_files.load(found.path, name=found.name, folder=conversions_folder())
@@ -168,7 +170,7 @@ def _refuse_references(name: str, references: Sequence[str | Path]) -> None:
 
 
 def _with_references(loaded: Model, wishes: _Wishes) -> Upscaler:
-    from waifu4x import reference
+    from waifu4x.references import reference
 
     plain = wishes.engine in ("auto", "torch") and wishes.precision in ("auto", "fp32")
     if not plain or wishes.tta or wishes.compiled:

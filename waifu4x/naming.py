@@ -7,8 +7,8 @@ import os
 import string
 from pathlib import Path
 
+from waifu4x.codecs.formats import FORMATS, format_of
 from waifu4x.errors import UsageError
-from waifu4x.formats import FORMATS, format_of
 from waifu4x.remote import urls
 from waifu4x.remote.urls import Location, Url
 from waifu4x.sizes import Target

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from waifu4x.checkpoints import MAX_PARAMETERS
 from waifu4x.errors import CheckpointError, UnsafeCheckpointError
-from waifu4x.given_files import MAX_FILE_BYTES, check_file, fail, printable
+from waifu4x.model_files.checkpoints import MAX_PARAMETERS
+from waifu4x.model_files.given_files import MAX_FILE_BYTES, check_file, fail, printable
 
 # What may not end, and what names a file for a compiler of some device.
 _REFUSED = frozenset({"Loop", "Scan", "SequenceMap", "EPContext"})

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from waifu4x import devices
-from waifu4x.checkpoints import Model, stated_scales
 from waifu4x.engines import FloatArray, onnx_windows, openvino_cache
 from waifu4x.engines.onnx_windows import Form
 from waifu4x.engines.onnxruntime import GraphConfig, OnnxNetwork, in_one_line, open_session, runtime
 from waifu4x.errors import CheckpointError
-from waifu4x.given_files import fail, printable
+from waifu4x.model_files.checkpoints import Model, stated_scales
+from waifu4x.model_files.given_files import fail, printable
 from waifu4x.onnx_bytes import OnnxFile, read
 from waifu4x.resample import resize
 

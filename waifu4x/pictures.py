@@ -17,10 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from waifu4x import decoders, failures, files, gif_writer, metadata
-from waifu4x.encoders import Encodable, encode_samples
+from waifu4x import failures, files
+from waifu4x.codecs import decoders, gif_writer, metadata
+from waifu4x.codecs.encoders import Encodable, encode_samples
+from waifu4x.codecs.formats import FORMATS, check_writable_as, format_of
 from waifu4x.errors import PictureError, PictureReadError, PictureWriteError
-from waifu4x.formats import FORMATS, check_writable_as, format_of
 
 MAX_PIXELS = 89_478_485
 """The default limit of `read`: Pillow's own, a quarter of a gigabyte as RGB."""

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
-from waifu4x import decoders, pictures
-from waifu4x.metadata import PROVENANCE_NAMESPACE
+from waifu4x import pictures
+from waifu4x.codecs import decoders
+from waifu4x.codecs.metadata import PROVENANCE_NAMESPACE
 from waifu4x.pictures import Picture
 
 GENERATIONS_MAX = 32

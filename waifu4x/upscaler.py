@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from waifu4x import color, memory, png_stream, sizes
+from waifu4x import color, memory, sizes
 from waifu4x.canvas import FloatArray, to_unit
+from waifu4x.codecs import png_stream
 from waifu4x.enlarging import Enlargement, Shares, is_flat
 from waifu4x.errors import UsageError
 from waifu4x.headers import Header
@@ -25,7 +26,7 @@ from waifu4x.sizes import Target
 
 # The resampling kernels need no torch, and importing it takes longer than enlarging a meme.
 if TYPE_CHECKING:
-    from waifu4x.checkpoints import Model
+    from waifu4x.model_files.checkpoints import Model
     from waifu4x.tiled import TiledRunner
     from waifu4x.tiling import TileGrid
 

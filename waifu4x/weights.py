@@ -34,13 +34,13 @@ from waifu4x.errors import (
     WeightsError,
 )
 from waifu4x.files import atomic_path, sweep_orphans, write_bytes
-from waifu4x.given_files import check_file
+from waifu4x.model_files.given_files import check_file
 
 HOME_VARIABLE = "WAIFU4X_HOME"
 OFFLINE_VARIABLE = "WAIFU4X_OFFLINE"
 
 # A bare name with one of these endings means a file, not a model; whether the kind of file can be
-# used at all is for `waifu4x.checkpoints` to say.
+# used at all is for `waifu4x.model_files.checkpoints` to say.
 FILE_SUFFIXES = frozenset({".pth", ".safetensors", ".pt", ".pt2", ".ckpt", ".bin", ".onnx"})
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 # Windows opens a device for these, whatever the ending:
@@ -170,12 +170,12 @@ def add(
     """Copy a checkpoint of the user's into `models_folder()`, so that it can be used by name.
 
     `name` defaults to the file's name. The checkpoint is loaded (safely, see
-    `waifu4x.checkpoints.load`) to learn what it is before anything is copied, and the copy is
-    guaranteed to be the bytes that were loaded. `overwrite` lets it take the place of an own model
-    of the same name. Raises UsageError (unusable name), UnknownModelError (no such file),
+    `waifu4x.model_files.checkpoints.load`) to learn what it is before anything is copied, and the
+    copy is guaranteed to be the bytes that were loaded. `overwrite` lets it take the place of an
+    own model of the same name. Raises UsageError (unusable name), UnknownModelError (no such file),
     CheckpointError (not a usable checkpoint) and WeightsError (the disk).
     """
-    from waifu4x.checkpoints import load  # brings torch with it
+    from waifu4x.model_files.checkpoints import load  # brings torch with it
 
     name = _name_from(file) if name is None else name
     old = _own_row(name)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from waifu4x import animations, archives, failures, formats, headers
+from waifu4x import animations, archives, failures, headers
 from waifu4x.batch.journal import Line
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import Source
+from waifu4x.codecs import formats
 from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
 from waifu4x.headers import Header
 from waifu4x.remote.ranged import Ranged

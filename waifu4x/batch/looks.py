@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from waifu4x import plugins
 from waifu4x.archives import ARCHIVE_SUFFIXES
-from waifu4x.formats import FORMATS
+from waifu4x.codecs import plugins
+from waifu4x.codecs.formats import FORMATS
 
 HEAD_BYTES = plugins.HEAD_BYTES
 """How much `starts_like_a_picture` looks at."""

@@ -28,8 +28,8 @@ from pathlib import PurePath
 from waifu4x.archives import ARCHIVE_SUFFIXES
 from waifu4x.batch import sources
 from waifu4x.batch.request import STREAM, Request
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import UsageError
-from waifu4x.formats import FORMATS
 from waifu4x.remote import urls
 from waifu4x.remote.urls import Location
 

@@ -13,23 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from waifu4x import (
-    animations,
-    archives,
-    failures,
-    headers,
-    naming,
-    pictures,
-    provenance,
-    version,
-)
+from waifu4x import animations, archives, failures, headers, naming, pictures, provenance, version
 from waifu4x.animations import Animation
 from waifu4x.archives import Member
 from waifu4x.batch import staging
 from waifu4x.batch.jobs import Job, check_writable, in_member, memory_bytes
 from waifu4x.batch.request import Request, sha256_of
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import PictureReadError, Waifu4xError
-from waifu4x.formats import FORMATS
 from waifu4x.headers import Header
 from waifu4x.huge import writing
 from waifu4x.pictures import Picture

@@ -19,9 +19,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from waifu4x import archives, decoders, failures, files, pictures
+from waifu4x import archives, failures, files, pictures
 from waifu4x.batch.jobs import Job
 from waifu4x.batch.sources import Source
+from waifu4x.codecs import decoders
 from waifu4x.errors import PictureWriteError, Waifu4xError
 from waifu4x.remote import stores, urls
 from waifu4x.remote.ranged import Ranged

@@ -21,8 +21,8 @@ from waifu4x.batch import stages, staging
 from waifu4x.batch.jobs import Job, check_writable
 from waifu4x.batch.request import Request
 from waifu4x.batch.stages import Part, Progress
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import OutOfMemoryError, Waifu4xError
-from waifu4x.formats import FORMATS
 from waifu4x.huge import reading, writing
 from waifu4x.huge.reading import Reading
 from waifu4x.pictures import Picture

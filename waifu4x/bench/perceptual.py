@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from waifu4x import weights
 from waifu4x.bench.metrics import shaved
-from waifu4x.given_files import fail, printable
-from waifu4x.tensor_files import TensorFile, read_tensor_file
-from waifu4x.tensor_values import take_floats
+from waifu4x.model_files.given_files import fail, printable
+from waifu4x.model_files.tensor_files import TensorFile, read_tensor_file
+from waifu4x.model_files.tensor_values import take_floats
 
 Uint8Array = npt.NDArray[np.uint8]
 Net = Literal["alex", "vgg", "squeeze"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from waifu4x.bench.sets import DataSet
 from waifu4x.errors import UsageError
-from waifu4x.reference_pictures import BLANK, read_references
+from waifu4x.references.reference_pictures import BLANK, read_references
 from waifu4x.upscaler import Upscaler
 
 Found = Mapping[Path, Mapping[Path, Path]]
@@ -40,7 +40,7 @@ def show(upscaler: Upscaler, path: Path | None) -> None:
     """Give a picture's own reference to a model that takes one. Raises as `read_references`."""
     if path is None or isinstance(upscaler.model, str) or upscaler.model.reference == "none":
         return
-    from waifu4x.reference import ReferenceUpscaler  # torch was imported for the model
+    from waifu4x.references.reference import ReferenceUpscaler  # torch was imported for the model
 
     assert isinstance(upscaler, ReferenceUpscaler), "a model of this kind makes one"
     upscaler.show(read_references([path]))

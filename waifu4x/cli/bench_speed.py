@@ -13,13 +13,13 @@ from rich.table import Table
 from waifu4x import onnx_files
 from waifu4x.bench import run, speed
 from waifu4x.bench.sets import open_sets
-from waifu4x.bench.speed_advice import SpeedReport, SpeedRow
+from waifu4x.bench.speed.speed_advice import SpeedReport, SpeedRow
 from waifu4x.cli import console
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.bench_run import Wish
 from waifu4x.cli.native import silent_libraries
 from waifu4x.errors import UsageError
-from waifu4x.model_facts import Model
+from waifu4x.model_files.model_facts import Model
 from waifu4x.models import conversions_folder, open_upscaler
 from waifu4x.resample import Kernel
 

@@ -266,8 +266,8 @@ def _read(
 
 def _write(comparisons: Sequence[Comparison], targets: dict[str, Path]) -> None:
     from waifu4x import animations, pictures
+    from waifu4x.codecs.formats import format_of
     from waifu4x.compare import flip, grid, page
-    from waifu4x.formats import format_of
 
     target = targets["grid"]
     # A grid is looked at for its pixels: where the format can keep them, it does.

@@ -15,8 +15,8 @@ from waifu4x.cli.reporter import Reporter
 from waifu4x.errors import UnknownModelError, UsageError
 
 if TYPE_CHECKING:
-    from waifu4x.checkpoints import Model
     from waifu4x.exporting import Exported
+    from waifu4x.model_files.checkpoints import Model
 
 
 def export(
@@ -59,7 +59,7 @@ def export(
     with silent_libraries(), reporter.job():
         found = weights.resolve(model, offline=offline, on_progress=reporter.downloading)
 
-        from waifu4x import checkpoints
+        from waifu4x.model_files import checkpoints
 
         licence = found.row.licence if found.row else None
         loaded = checkpoints.load(found.path, name=found.name, licence=licence)

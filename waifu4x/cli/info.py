@@ -26,7 +26,10 @@ def info(
 
     Example: waifu4x info meme_waifu4x-clean_4x.png
     """
-    from waifu4x import headers, provenance  # what they need is of no use to --help
+    from waifu4x import (
+        headers,
+        provenance,  # what these need is of no use to --help
+    )
 
     failed: list[Waifu4xError] = []
     for path in files:

@@ -171,7 +171,8 @@ def blend(
     old = [row for row in weights.user_rows() if row.name.casefold() == name.casefold()]
     weights.check_name(name, old=old[0] if old and not overwrite else None)
 
-    from waifu4x import blending, checkpoints  # they need torch
+    from waifu4x import blending  # these two need torch
+    from waifu4x.model_files import checkpoints
 
     models = []
     for each in (a, b):

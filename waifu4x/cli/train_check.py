@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from waifu4x import pictures
 from waifu4x.cli.console import printable, say, stderr
 from waifu4x.pictures import Picture
-from waifu4x.train import degrade, doctor, recipe
+from waifu4x.train import doctor, recipe
+from waifu4x.train.degrading import degrade
 from waifu4x.train.doctor import ADVICE, Diagnosis
 
 _MOST_NAMED = 5

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from waifu4x import checkpoints, devices, files, weights
+from waifu4x import devices, files, weights
 from waifu4x.cli.console import say, stderr
 from waifu4x.errors import TrainError, UsageError
-from waifu4x.train import card, sparse, tables
+from waifu4x.model_files import checkpoints
+from waifu4x.train import tables
+from waifu4x.train.fitting import sparse
+from waifu4x.train.reports import card
 from waifu4x.train.validation import validate, validation_pairs
 from waifu4x.version import __version__
 
 if TYPE_CHECKING:
     from waifu4x.cli.train_run import Request
-    from waifu4x.train.sparse import Fitted
+    from waifu4x.train.fitting.sparse import Fitted
     from waifu4x.train.validation import ValidationPair
 
 _CPU = torch.device("cpu")

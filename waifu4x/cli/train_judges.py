@@ -10,13 +10,14 @@ from rich.progress import Progress
 
 from waifu4x import weights
 from waifu4x.errors import UsageError
-from waifu4x.train import degrade, ranker
-from waifu4x.train.labels import with_regions
+from waifu4x.train.degrading import degrade
+from waifu4x.train.objectives.labels import with_regions
+from waifu4x.train.ranked import ranker
 
 if TYPE_CHECKING:
     from waifu4x.cli.train_run import Request
     from waifu4x.train.data import PairCache
-    from waifu4x.train.ranker import LoadedRanker, Ranker
+    from waifu4x.train.ranked.ranker import LoadedRanker, Ranker
     from waifu4x.train.recipe import LossOptions, Recipe
 
 _MAKE = "make one: waifu4x train DIR --recipe ranker"

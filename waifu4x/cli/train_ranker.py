@@ -16,14 +16,15 @@ from waifu4x.bench.niqe import load_prior
 from waifu4x.cli.console import say, stderr
 from waifu4x.cli.train_signals import signals_between_steps
 from waifu4x.errors import OutOfMemoryError, TrainError, UsageError
-from waifu4x.train import ranker, ranking, systems, tables
+from waifu4x.train import systems, tables
+from waifu4x.train.ranked import ranker, ranking
 from waifu4x.version import __version__
 
 if TYPE_CHECKING:
     from waifu4x.cli.train_run import Request
     from waifu4x.train.metering import Report
-    from waifu4x.train.ranker_loop import RankerTrainer
-    from waifu4x.train.ranking import Patches
+    from waifu4x.train.ranked.ranker_loop import RankerTrainer
+    from waifu4x.train.ranked.ranking import Patches
 
 _PRIOR = "niqe"
 
@@ -39,7 +40,8 @@ def run(request: Request, *, estimate: bool) -> None:
     """
     _check(request, estimate=estimate)
     try:
-        from waifu4x.train import machine, ranker_loop
+        from waifu4x.train import machine
+        from waifu4x.train.ranked import ranker_loop
     except ModuleNotFoundError as error:
         raise UsageError(f"training needs {error.name}: pip install 'waifu4x[train]'") from error
     device = devices.pick(request.device)

@@ -43,7 +43,7 @@ def with_references(request: Request, cache: PairCache, bar: Progress) -> PairCa
     """
     if request.references is None:
         return cache
-    from waifu4x.train import reference_pictures
+    from waifu4x.train.references import reference_pictures
 
     task = bar.add_task("decoding references", total=None)
     found = reference_pictures.with_references(

@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from waifu4x import checkpoints, devices, files, weights
+from waifu4x import devices, files, weights
 from waifu4x.cli import train_judges, train_references
 from waifu4x.cli.console import say, stderr
 from waifu4x.cli.train_signals import signals_between_steps
 from waifu4x.errors import OutOfMemoryError, TrainError, UsageError
-from waifu4x.train import building, vgg
+from waifu4x.model_files import checkpoints
+from waifu4x.train import building
 from waifu4x.train.data import PairCache, open_cache
+from waifu4x.train.objectives import vgg
 from waifu4x.train.recipe import Recipe
 from waifu4x.train.state import has_checkpoint
 from waifu4x.train.validation import ValidationPair, validation_pairs
@@ -30,9 +32,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-    from waifu4x.train.board import Board
     from waifu4x.train.loop import Trainer
     from waifu4x.train.metering import Report
+    from waifu4x.train.reports.board import Board
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +165,7 @@ def _tell_notes(trainer: Trainer) -> None:
 def _board(request: Request, trainer: Trainer) -> Board | None:
     if not (request.tensorboard and trainer.fabric.is_global_zero):
         return None
-    from waifu4x.train.board import Board
+    from waifu4x.train.reports.board import Board
 
     return Board(request.run_folder, step=trainer.state.step)
 
@@ -284,7 +286,7 @@ def _train(
     *,
     stop: Callable[[], int],
 ) -> int:
-    from waifu4x.train.showing import show_samples
+    from waifu4x.train.reports.showing import show_samples
 
     try:
         return trainer.run(
@@ -343,7 +345,7 @@ def _line(report: Report) -> str:
 
 
 def _finish(request: Request, trainer: Trainer, caches: list[PairCache]) -> None:
-    from waifu4x.train import card, showing
+    from waifu4x.train.reports import card, showing
 
     facts = card.facts(
         trainer,

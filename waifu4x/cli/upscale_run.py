@@ -25,6 +25,7 @@ from waifu4x.cli import upscale_words as words
 from waifu4x.cli.allocator import keep_large_blocks
 from waifu4x.cli.native import silent_libraries
 from waifu4x.cli.reporter import Reporter
+from waifu4x.codecs.formats import check_writable_as, format_of
 from waifu4x.errors import (
     EXIT_OK,
     EXIT_SOME_FAILED,
@@ -33,7 +34,6 @@ from waifu4x.errors import (
     UsageError,
     Waifu4xError,
 )
-from waifu4x.formats import check_writable_as, format_of
 from waifu4x.models import open_upscaler
 from waifu4x.remote import urls
 from waifu4x.upscaler import Upscaler

@@ -9,7 +9,7 @@ from pathlib import Path
 from waifu4x.compare.crops import Crop
 from waifu4x.compare.subjects import Subject
 from waifu4x.errors import UsageError
-from waifu4x.reference_pictures import BLANK, aligned, read_references
+from waifu4x.references.reference_pictures import BLANK, aligned, read_references
 from waifu4x.upscaler import Upscaler
 
 NEEDED_BY = frozenset({"crossnet"})
@@ -44,7 +44,7 @@ def show(upscaler: Upscaler, given: str, subject: Subject, seen: Crop) -> None:
     model = upscaler.model
     if isinstance(model, str) or model.reference == "none":
         return
-    from waifu4x.reference import ReferenceUpscaler  # torch was imported for the model
+    from waifu4x.references.reference import ReferenceUpscaler  # torch was imported for the model
 
     assert isinstance(upscaler, ReferenceUpscaler), "a model of this kind makes one"
     references = read_references([Path(given) if given != BLANK else BLANK])

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from waifu4x import devices
-from waifu4x.community import CommunityNetwork
 from waifu4x.engines import Engine, NetworkEngine, Opened, openvino_int8
 from waifu4x.engines.cuda import CUDAEngine
 from waifu4x.engines.onnxruntime import OnnxNetwork, open_best
@@ -17,6 +16,7 @@ from waifu4x.engines.openvino import OpenVINOEngine
 from waifu4x.engines.spread import SpreadEngine
 from waifu4x.engines.torch import TorchEngine
 from waifu4x.errors import DeviceError, UsageError
+from waifu4x.model_files.community import CommunityNetwork
 
 _CPU = torch.device("cpu")
 

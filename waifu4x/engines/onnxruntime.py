@@ -32,7 +32,7 @@ from waifu4x.engines import (
 )
 from waifu4x.engines.onnx_windows import Form
 from waifu4x.errors import DeviceError, NumericsError
-from waifu4x.given_files import printable
+from waifu4x.model_files.given_files import printable
 
 EXTRA = "pip install 'waifu4x[onnx]'"
 

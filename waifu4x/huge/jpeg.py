@@ -17,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from waifu4x import pictures
-from waifu4x.encoders import Encodable, image_of, pillow_options
+from waifu4x.codecs.encoders import Encodable, image_of, pillow_options
 from waifu4x.huge import pieces
 
 _BLOCK_PX = 8

@@ -16,7 +16,7 @@ from PIL import Image, TiffTags
 from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from waifu4x import decoders, metadata
+from waifu4x.codecs import decoders, metadata
 from waifu4x.failures import RefusedError
 from waifu4x.huge import vips
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import ordered
+from waifu4x.codecs import ordered
 
 _MOST_THREADS = 16
 _MOST_BYTES = 64 * 2**20

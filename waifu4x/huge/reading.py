@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from waifu4x import failures, metadata, pictures
-from waifu4x.decoders import Stored
+from waifu4x import failures, pictures
+from waifu4x.codecs import metadata
+from waifu4x.codecs.decoders import Stored
 from waifu4x.errors import PictureReadError
 from waifu4x.headers import Header
 from waifu4x.huge import kinds, vips

@@ -19,8 +19,8 @@ from PIL.ExifTags import Base
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from waifu4x import pictures
-from waifu4x.encoders import Encodable, copy_exif, deflate
-from waifu4x.formats import FORMATS
+from waifu4x.codecs.encoders import Encodable, copy_exif, deflate
+from waifu4x.codecs.formats import FORMATS
 from waifu4x.huge import pieces
 
 Layout = Literal["strips", "tiled", "pyramid"]

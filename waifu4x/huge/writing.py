@@ -20,8 +20,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x import encoders, pictures, png_stream
-from waifu4x.encoders import Encodable
+from waifu4x import pictures
+from waifu4x.codecs import encoders, png_stream
+from waifu4x.codecs.encoders import Encodable
 from waifu4x.huge import jpeg, pieces, tiff
 from waifu4x.huge.tiff import Layout
 from waifu4x.pictures import Picture

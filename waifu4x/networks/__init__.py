@@ -109,6 +109,6 @@ REFERENCE_NETWORKS: dict[str, Network] = {
 }
 """Networks that are shown a sharp picture of something similar, too: `module(x, …)`. Their configs
 also state `reference`: "needed", or "optional" where `module(x)` does. What the second argument is,
-`waifu4x.reference_inputs` knows."""
+`waifu4x.references.reference_inputs` knows."""
 
 ALL_NETWORKS: dict[str, Network] = NETWORKS | REFERENCE_NETWORKS

@@ -7,7 +7,7 @@ Sparse-Representations" (2010). Details that the papers leave out are those of t
 Luma alone. Every window of 3 by 3 input pixels, enlarged by bicubic interpolation, is described by
 derivatives, reduced by principal components; the anchor that correlates most with that picks a
 matrix, which makes of it what interpolation lacks. The windows' results are averaged. Nothing is
-learned by gradient descent: `waifu4x.train.sparse` fits it.
+learned by gradient descent: `waifu4x.train.fitting.sparse` fits it.
 
 It is computed in float32 whatever the precision: in bf16 other anchors would be picked.
 """

@@ -2,9 +2,9 @@
 
 Zhang et al., "RankSRGAN: Generative Adversarial Networks with Ranker for Image Super-Resolution"
 (ICCV 2019), https://arxiv.org/abs/1908.06382. What makes the system is how it is trained, see
-`waifu4x.train.ranker`; this network alone is also what its authors call SRResNet. Beside MSRResNet
-it has a convolution after the blocks and a long skip around them, and nothing interpolated is added
-at the end.
+`waifu4x.train.ranked.ranker`; this network alone is also what its authors call SRResNet. Beside
+MSRResNet it has a convolution after the blocks and a long skip around them, and nothing
+interpolated is added at the end.
 """
 
 from __future__ import annotations

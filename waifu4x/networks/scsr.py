@@ -7,7 +7,7 @@ authors' program.
 Luma alone. Around every pixel of the bicubic picture the derivatives of a patch are described by
 few atoms of one dictionary; the same atoms of the other one make the patch sharp. Patches are
 averaged, and what the result, shrunk again, lacks of the input is added back some times. Nothing is
-learned by gradient descent: `waifu4x.train.sparse` fits it.
+learned by gradient descent: `waifu4x.train.fitting.sparse` fits it.
 
 It is computed in float32 whatever the precision, and slowly: codes are solved for, a patch for
 every pixel of the output.

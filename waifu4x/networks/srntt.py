@@ -4,8 +4,8 @@ Zhang et al., "Image Super-Resolution by Neural Texture Transfer" (CVPR 2019),
 https://arxiv.org/abs/1903.00834. An extractor as SRGAN's generator makes features of the content,
 and a first large picture. VGG-19's features of that are searched for in the reference (shrunk and
 enlarged likewise), and the sharp reference's features at the best places become three maps, which
-the transfer network mixes into the content. The search is `waifu4x.matching`; here are the
-networks. Pictures in [0, 1] go in and come out; inside they are in [-1, 1], as published.
+the transfer network mixes into the content. The search is `waifu4x.references.matching`; here are
+the networks. Pictures in [0, 1] go in and come out; inside they are in [-1, 1], as published.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy.typing as npt
 
-from waifu4x.decoders import Stored
-from waifu4x.gif_writer import bounds
+from waifu4x.codecs.decoders import Stored
+from waifu4x.codecs.gif_writer import bounds
 
 
 @dataclass(frozen=True, kw_only=True)

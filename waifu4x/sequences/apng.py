@@ -18,9 +18,9 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from waifu4x.decoders import Stored
-from waifu4x.decoders import decode as decode_still
-from waifu4x.encoders import Encodable, encode_samples
+from waifu4x.codecs.decoders import Stored
+from waifu4x.codecs.decoders import decode as decode_still
+from waifu4x.codecs.encoders import Encodable, encode_samples
 from waifu4x.failures import RefusedError
 from waifu4x.sequences import Film, Outline, changed_box
 

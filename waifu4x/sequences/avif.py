@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from waifu4x import deep
-from waifu4x.decoders import Stored, exif_of
-from waifu4x.encoders import Encodable, image_of, pillow_options
+from waifu4x.codecs import deep
+from waifu4x.codecs.decoders import Stored, exif_of
+from waifu4x.codecs.encoders import Encodable, image_of, pillow_options
 from waifu4x.sequences import Film, Outline
 
 _INSIDE = (b"moov", b"trak", b"edts")

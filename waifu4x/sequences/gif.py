@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from waifu4x.decoders import Stored
+from waifu4x.codecs.decoders import Stored
 from waifu4x.failures import RefusedError
 from waifu4x.sequences import Film, Outline
 

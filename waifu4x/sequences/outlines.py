@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from waifu4x import decoders
+from waifu4x.codecs import decoders
 from waifu4x.failures import RefusedError
 from waifu4x.sequences import Outline, apng, avif, gif, tiff, webp
 

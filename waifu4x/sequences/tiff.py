@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from waifu4x.decoders import Stored
-from waifu4x.decoders import decode as decode_first
+from waifu4x.codecs.decoders import Stored
+from waifu4x.codecs.decoders import decode as decode_first
 from waifu4x.failures import RefusedError
 from waifu4x.sequences import Outline
 

@@ -15,8 +15,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from waifu4x.decoders import Stored, exif_of
-from waifu4x.encoders import Encodable, encode_samples
+from waifu4x.codecs.decoders import Stored, exif_of
+from waifu4x.codecs.encoders import Encodable, encode_samples
 from waifu4x.failures import RefusedError
 from waifu4x.sequences import Film, Outline, changed_box
 

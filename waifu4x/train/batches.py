@@ -19,8 +19,9 @@ from torch.utils.data import Dataset
 from waifu4x import color
 from waifu4x.canvas import to_unit
 from waifu4x.resample import resize
-from waifu4x.train import degrade, fractional, spoiling
+from waifu4x.train import fractional
 from waifu4x.train.data import PairCache, Uint8Array
+from waifu4x.train.degrading import degrade, spoiling
 from waifu4x.train.recipe import DataOptions
 
 # Context around a crop, in low-resolution pixels, so that its borders are no borders of a picture:

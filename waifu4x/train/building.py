@@ -12,11 +12,15 @@ from torch import Tensor, nn
 
 from waifu4x.errors import UsageError
 from waifu4x.networks import ALL_NETWORKS
-from waifu4x.train import degrade, fractional, ranker, referencing, sparse, tables
-from waifu4x.train.discriminators import build_discriminator
+from waifu4x.train import fractional, tables
+from waifu4x.train.degrading import degrade
+from waifu4x.train.fitting import sparse
+from waifu4x.train.objectives.discriminators import build_discriminator
+from waifu4x.train.objectives.vgg import LAYERS, VGG19Features
 from waifu4x.train.options import unknown
+from waifu4x.train.ranked import ranker
 from waifu4x.train.recipe import Recipe, StageOptions
-from waifu4x.train.vgg import LAYERS, VGG19Features
+from waifu4x.train.references import referencing
 
 
 def check(recipe: Recipe) -> None:

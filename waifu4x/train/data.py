@@ -28,7 +28,7 @@ from waifu4x.resample import imresize
 from waifu4x.train import pairs
 
 if TYPE_CHECKING:
-    from waifu4x.train.labels import RegionMaps
+    from waifu4x.train.objectives.labels import RegionMaps
 
 UNUSED_S = 30 * 24 * 3600.0
 """After so long without being opened, decoded pictures are removed."""

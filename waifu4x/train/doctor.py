@@ -23,7 +23,7 @@ from waifu4x.bench.datasets import as_rgb, read_8bit
 from waifu4x.errors import PictureReadError, TrainError
 from waifu4x.folders import find_pictures
 from waifu4x.train import symptoms
-from waifu4x.train.degradation import Degradation
+from waifu4x.train.degrading.degradation import Degradation
 
 Uint8Array = npt.NDArray[np.uint8]
 Kind = Literal[

@@ -18,17 +18,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from waifu4x import checkpoints, files
+from waifu4x import files
 from waifu4x.errors import TrainError
+from waifu4x.model_files import checkpoints
 from waifu4x.train import building, machine, metering
-from waifu4x.train.balance import BalanceWatch
 from waifu4x.train.batches import Batches
 from waifu4x.train.data import PairCache
 from waifu4x.train.feeding import Feed
 from waifu4x.train.metering import Means, Report
-from waifu4x.train.objective import Objective, OpenFeatures, OpenRanker
+from waifu4x.train.objectives.balance import BalanceWatch
+from waifu4x.train.objectives.objective import Objective, OpenFeatures, OpenRanker
 from waifu4x.train.recipe import Recipe, StageOptions
-from waifu4x.train.reference_batches import open_batches
+from waifu4x.train.references.reference_batches import open_batches
 from waifu4x.train.schedule import Pace, is_stalled, rate_at
 from waifu4x.train.state import TrainState, has_checkpoint
 from waifu4x.train.updates import NotFiniteError, Terms, Updates

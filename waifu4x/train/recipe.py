@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from waifu4x.errors import UsageError
 from waifu4x.train import tables
-from waifu4x.train.reference_options import ReferenceOptions
+from waifu4x.train.references.reference_options import ReferenceOptions
 
 _RECIPES = resources.files("waifu4x.train") / "recipes"
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from waifu4x import devices
 from waifu4x.train.batches import Batch
-from waifu4x.train.objective import Objective
+from waifu4x.train.objectives.objective import Objective
 from waifu4x.train.recipe import StageOptions
-from waifu4x.train.referencing import Showing
+from waifu4x.train.references.referencing import Showing
 from waifu4x.train.state import TrainState
 
 Terms = dict[str, Tensor]

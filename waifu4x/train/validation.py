@@ -12,16 +12,17 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from waifu4x import color, reference_inputs
+from waifu4x import color
 from waifu4x.bench.datasets import as_rgb, cut_to_multiple, read_8bit
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.canvas import from_unit, to_unit
 from waifu4x.errors import TrainError
 from waifu4x.folders import find_pictures
+from waifu4x.references import reference_inputs
 from waifu4x.resample import imresize, resize
 from waifu4x.train.data import PairCache
 from waifu4x.train.recipe import DataOptions
-from waifu4x.train.referencing import reference_for
+from waifu4x.train.references.referencing import reference_for
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -1,4 +1,4 @@
-"""Fit, and measure, what tells photographs from art and sees compression (waifu4x/picking.py).
+"""Fit, and measure, what tells photographs from art and sees compression (waifu4x/auto/picking.py).
 
     python weights/recipes/fit_picking.py DATA [--cache FILE]
     python weights/recipes/fit_picking.py DATA --measure [FOLDER=photo ...] [--errors]
@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from waifu4x.picking import LIMIT, WEIGHTS_FILE, features, look
-from waifu4x.train import spoiling
-from waifu4x.train.captions import with_caption
+from waifu4x.auto.picking import LIMIT, WEIGHTS_FILE, features, look
+from waifu4x.train.degrading import spoiling
+from waifu4x.train.degrading.captions import with_caption
 
 OUT = Path(__file__).resolve().parents[1] / WEIGHTS_FILE
 SUFFIXES = (".avif", ".png", ".jpg", ".webp")
@@ -154,7 +154,7 @@ def measured(data: Path, cache: Path | None) -> tuple[np.ndarray, np.ndarray]:
 def fit(
     rows: np.ndarray, labels: np.ndarray, *, networks: int = 2, units: int = 20, steps: int = 1500
 ) -> dict[str, np.ndarray]:
-    """The numbers of waifu4x/picking.py: a hidden layer of tanh, then the log odds of both.
+    """The numbers of waifu4x/auto/picking.py: a hidden layer of tanh, then the log odds of both.
 
     Several networks side by side, whose log odds are averaged, are one that errs less.
     """

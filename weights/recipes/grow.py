@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from waifu4x import checkpoints
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.msrresnet import MSRResNet
 from waifu4x.networks.srresnet import SRResNet, SRResNetConfig
 

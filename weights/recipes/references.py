@@ -3,7 +3,8 @@
     python weights/recipes/references.py Set5 references/Set5 --shift 1 --rotation 0.3 --zoom 0.003
 
 What a camera would see that was moved: shifted, turned, nearer or farther, brighter or darker, each
-by up to so much and drawn anew for every picture; `waifu4x.train.warping` does the same to crops.
+by up to so much and drawn anew for every picture; `waifu4x.train.references.warping` does the same
+to crops.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from waifu4x.train import warping
-from waifu4x.train.reference_options import ReferenceOptions
+from waifu4x.train.references import warping
+from waifu4x.train.references.reference_options import ReferenceOptions
 
 
 def make(folder: Path, target: Path, options: ReferenceOptions) -> None:

@@ -14,7 +14,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from waifu4x import checkpoints
+from waifu4x.model_files import checkpoints
 
 WEIGHTS = Path(__file__).resolve().parents[1]
 

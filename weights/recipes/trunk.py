@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from waifu4x import checkpoints
+from waifu4x.model_files import checkpoints
 from waifu4x.networks.edsr import EDSR, MEAN_RGB, EDSRConfig
 from waifu4x.networks.metasr import MetaSR, MetaSRConfig
 from waifu4x.networks.msrresnet import MSRResNet

@@ -1,0 +1,1 @@
+"""The model `auto`: one is chosen for each picture, by what is measured in it."""

@@ -1,0 +1,1 @@
+"""Upscaling by similar pictures (CrossNet, SRNTT)."""

@@ -1,0 +1,370 @@
+"""A picture and sharp pictures of something similar become a larger picture.
+
+`ReferenceRunner` stands in the place of a `TiledRunner`, so colours, alpha, sizes, strips and files
+are those of every other model. It shows the network windows: for CrossNet of the enlarged picture
+and of its reference, which lie upon each other, for SRNTT of the small picture, whose textures are
+looked for in all of the references. Everything is computed in float32, by torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from waifu4x import devices, tiling
+from waifu4x.canvas import Canvas, FloatArray
+from waifu4x.errors import NumericsError, OutOfMemoryError, UsageError
+from waifu4x.model_files.model_facts import Model
+from waifu4x.networks.srntt import SRNTT
+from waifu4x.references import reference_inputs
+from waifu4x.references.matching import PATCH
+from waifu4x.references.reference_pictures import References, aligned, read_references
+from waifu4x.tiled import MemoryFullError, TiledRunner
+from waifu4x.tiling import Tile, TileGrid
+from waifu4x.upscaler import Options, Upscaler
+
+if TYPE_CHECKING:
+    from waifu4x.sizes import Pass
+
+LARGEST_TOTAL_PX = 2046**2
+"""Of all references together, where textures are searched: the limit of SRNTT's authors."""
+
+# (core, halo) of windows, in pixels of the network's input. SRNTT's are the published 128 px every
+# 100; CrossNet's flow sees farther than any halo.
+_SEARCH_PX = (100, 14)
+_ALIGNED_PX = (256, 64)
+_SMALLEST_TILE_PX = 16
+# About, at the peak: measured as features of the network's widths, in float32.
+_SEARCH_BYTES_PER_PX = 48_000
+_ALIGNED_BYTES_PER_PX = 6_000
+
+
+class ReferenceRunner:
+    """One network that takes references, on one device; as much of a `TiledRunner` as is asked.
+
+    Windows change what is made: CrossNet's flow, and what SRNTT's search sees around a patch, end
+    at a window's border. The same picture, references and tile are guaranteed to give the same
+    result, and a picture that fits into one window is made in one piece.
+    """
+
+    engine = "torch"
+    precision = "fp32"
+
+    def __init__(
+        self,
+        model: Model,
+        references: References,
+        *,
+        device: str = "auto",
+        tile_px: int | None = None,
+    ) -> None:
+        """
+        Args:
+            tile_px: the side of a window's core, in pixels of the network's input.
+
+        Raises:
+            UsageError: references that the network cannot take, or a tile likewise.
+            DeviceError: see `devices.pick`.
+        """
+        self.device = devices.pick(device)
+        self.devices_name = str(self.device)
+        self._model = model
+        self._multiple = model.size_multiple
+        self._is_search = isinstance(model.network, SRNTT)
+        smallest_px = max(self._multiple, _SMALLEST_TILE_PX)
+        if tile_px is not None and (tile_px < smallest_px or tile_px % self._multiple):
+            raise UsageError(
+                f"a tile of {model.name} has {smallest_px} px or more, in steps of "
+                f"{self._multiple}, not {tile_px}"
+            )
+        self._wished_px = tile_px
+        core_px, self._halo_px = _SEARCH_PX if self._is_search else _ALIGNED_PX
+        self._core_px = tile_px or core_px
+        self._network: Any = model.network.to(self.device)
+        self._rate_s: float | None = None
+        self.show(references)
+        self.forget()
+
+    def show(self, references: References) -> None:
+        """Take other references from now on. Raises UsageError as the constructor does."""
+        name = self._model.name
+        if not (references.images or references.is_blank) and self._model.reference == "needed":
+            raise UsageError(
+                f"{name} needs a sharp picture of the same scene: waifu4x upscale picture.png "
+                f"-m {name} --reference FILE"
+            )
+        total_px = sum(image.shape[0] * image.shape[1] for image in references.images)
+        if self._is_search and total_px > LARGEST_TOTAL_PX:
+            raise UsageError(
+                f"the references have {total_px / 1e6:.1f} megapixels, and {name} searches "
+                f"{LARGEST_TOTAL_PX / 1e6:.1f} at most: make them smaller, or give fewer"
+            )
+        if not self._is_search and len(references.images) > 1:
+            raise UsageError(f"{name} takes one --reference, not {len(references.images)}")
+        self.references = references
+        self._textures: reference_inputs.Textures | None = None
+        self._fitted: dict[tuple[int, int], FloatArray] = {}
+
+    def forget(self) -> None:
+        """Begin a new picture's facts."""
+        self.notes: list[str] = []
+        self.spent_s = 0.0
+        self.last_tile_px: int | None = None
+        self.last_waste = 1.0
+
+    def plan(self, height_px: int, width_px: int) -> TileGrid:
+        """The windows of a picture of this size, a multiple of the model's."""
+        return tiling.plan(
+            (height_px, width_px),
+            tile_px=self._core_px,
+            halo_px=self._halo_px,
+            multiple=self._multiple,
+        )
+
+    def images_at_once(self, grid: TileGrid) -> int:
+        """One: windows are computed one by one."""
+        return 1
+
+    def main_memory_bytes(self, grid: TileGrid) -> int:
+        """What a window, and all that is kept of the references, take at most, about."""
+        each = _SEARCH_BYTES_PER_PX if self._is_search else _ALIGNED_BYTES_PER_PX
+        # Of a texture 256 + 4·128 + 16·64 floats are kept for 16 pixels, and 256 to be searched.
+        kept = 512 if self._is_search else 24
+        shown_px = sum(image.shape[0] * image.shape[1] for image in self.references.images)
+        return math.prod(grid.window_px) * each + shown_px * kept
+
+    def estimate_s(self, grid: TileGrid) -> float:
+        """Seconds for a picture cut like `grid`, from one small window."""
+        if self._rate_s is None:
+            side_px = max(self._multiple, _SMALLEST_TILE_PX)
+            window = np.zeros((side_px, side_px, 3), dtype=np.float32)
+            self._run(window, window)  # the first one also pays for setting up
+            started = time.perf_counter()
+            self._run(window, window)
+            self._rate_s = (time.perf_counter() - started) / side_px**2
+        return self._rate_s * math.prod(grid.window_px) * len(grid)
+
+    def run_all(
+        self,
+        images: Sequence[FloatArray],
+        *,
+        canvases: Sequence[Canvas] | None = None,
+        to: Pass | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> list[npt.NDArray]:
+        """As `TiledRunner.run_all`, one picture after the other.
+
+        Raises UsageError, too, where the reference does not fit the picture.
+        """
+        found: list[npt.NDArray] = []
+        for number, image in enumerate(images):
+
+            def inside(share: float, done: int = number) -> None:
+                if on_progress is not None:
+                    on_progress((done + share) / len(images))
+
+            canvas = None if canvases is None else canvases[number]
+            found.append(self._one(image, canvas, inside))
+        return found
+
+    def _one(
+        self, image: FloatArray, canvas: Canvas | None, on_progress: Callable[[float], None]
+    ) -> npt.NDArray:
+        height, width, channels = image.shape
+        if canvas is None:
+            scale = self._model.scale
+            size_px = (height * scale, width * scale)
+            canvas = Canvas(size_px, channels=channels, dtype=np.float32)
+        while True:
+            bands = self.bands(
+                lambda start, stop: image[start:stop],
+                (height, width),
+                channels=channels,
+                dtype=canvas.values.dtype,
+                on_progress=on_progress,
+            )
+            top = 0
+            try:
+                for band in bands:
+                    canvas.values[top : top + len(band)] = band
+                    top += len(band)
+                return canvas.values
+            except MemoryFullError:
+                continue
+
+    def bands(
+        self,
+        rows: Callable[[int, int], FloatArray],
+        size_px: tuple[int, int],
+        *,
+        channels: int,
+        dtype: npt.DTypeLike,
+        to: Pass | None = None,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> Iterator[npt.NDArray]:
+        """As `TiledRunner.bands`."""
+        height, width = size_px
+        scale = self._model.scale
+        grid = self.plan(*(side + -side % self._multiple for side in size_px))
+        beside = None if self._is_search else self._reference_at(size_px)
+        self.last_tile_px, self.last_waste = grid.core_px, grid.waste
+        for number, span in enumerate(grid.rows):
+            stop = min(span.window_start + span.window_px, height)
+            image = _mirrored(
+                _as_rgb(rows(span.window_start, stop)), span.window_px, self._multiple
+            )
+            size = ((min(span.core_stop, height) - span.core_start) * scale, width * scale)
+            canvas = Canvas(size, channels=channels, dtype=dtype)
+            for columns in grid.columns:
+                tile = Tile(span, columns)
+                window = tile.cut(image, top_px=span.window_start)
+                shown = None if beside is None else tile.cut(beside)
+                core = tile.core(self._window(window, shown), scale)
+                place = tile.place(scale)[1]
+                right = min(place.stop, size[1])
+                canvas.put(
+                    (slice(0, size[0]), slice(place.start, right)),
+                    core[: size[0], : right - place.start],
+                )
+            if on_progress is not None:
+                on_progress((number + 1) / len(grid.rows))
+            yield canvas.values
+
+    def _reference_at(self, size_px: tuple[int, int]) -> FloatArray:
+        """The reference upon a picture of that size, continued as the picture is."""
+        if size_px not in self._fitted:
+            image, note = aligned(self.references, size_px)
+            if note is not None:
+                self.notes.append(note)
+            height = size_px[0] + -size_px[0] % self._multiple
+            self._fitted = {size_px: _mirrored(image, height, self._multiple)}
+        return self._fitted[size_px]
+
+    def _window(self, window: FloatArray, beside: FloatArray | None) -> FloatArray:
+        """What the network makes of one window; see `bands` for what is raised."""
+        started = time.perf_counter()
+        try:
+            values = self._run(window, beside)
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+        else:
+            self.spent_s += time.perf_counter() - started
+            if not np.isfinite(values).all():
+                raise NumericsError(f"{self._model.name} gave NaN or infinity: its file may be bad")
+            return values
+        # Outside the block: the traceback holds the tensors alive.
+        devices.release_memory(self.device)
+        smaller_px = self._core_px // 2 // self._multiple * self._multiple
+        if self._wished_px is not None or smaller_px < _SMALLEST_TILE_PX:
+            raise OutOfMemoryError(
+                f"{self.device} cannot hold a window of {window.shape[1]}×{window.shape[0]} px of "
+                f"{self._model.name}: give a smaller --tile, or smaller references"
+            )
+        self._core_px = smaller_px
+        self.notes.append(f"the memory was full: windows of {smaller_px} px")
+        raise MemoryFullError
+
+    def _run(self, window: FloatArray, beside: FloatArray | None) -> FloatArray:
+        with torch.inference_mode(), devices.true_fp32(self.device):
+            x = self._tensor(window)[None]
+            if not self._is_search:
+                assert beside is not None, "whoever runs an aligned network cuts its reference"
+                y = self._network(x, self._tensor(beside)[None])
+            else:
+                y = self._network(x, *self._found(x[0]))
+            return y[0].permute(1, 2, 0).float().cpu().numpy()
+
+    def _found(self, x: Tensor) -> tuple[Any, ...]:
+        """The maps for a picture (3, h, w); nothing where there are no references, or no patch."""
+        if self.references.is_blank:
+            images = (np.zeros((64, 64, 3), dtype=np.float32),)
+        elif not (images := self.references.images) or min(x.shape[1:]) < PATCH:
+            return ()
+        if self._textures is None:
+            shown = [self._tensor(image) for image in images]
+            self._textures = reference_inputs.textures_of(self._network, shown)
+        matches = reference_inputs.match(self._network, x, self._textures)
+        return (reference_inputs.maps_of(self._textures, matches),)
+
+    def _tensor(self, image: FloatArray) -> Tensor:
+        """(h, w, 3) -> (3, h, w), on the device."""
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device)
+
+
+def _as_rgb(image: FloatArray) -> FloatArray:
+    return np.broadcast_to(image, (*image.shape[:2], 3))
+
+
+def _mirrored(image: FloatArray, height_px: int, multiple: int) -> FloatArray:
+    """Continued to that height, and to a width that is a multiple, as in a mirror."""
+    missing = height_px - image.shape[0], -image.shape[1] % multiple
+    if not any(missing):
+        return image
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+
+
+@dataclass(kw_only=True)
+class ReferenceUpscaler(Upscaler):
+    """An upscaler by a network that takes references, the same for every picture.
+
+    A picture passes the network once, and what is missing to its size is resampled: after that it
+    is as large as the reference, which has no more to give. Transparency, of which a reference says
+    nothing, is enlarged by bicubic interpolation.
+    """
+
+    def passes(self, factor: float) -> tuple[float, ...]:
+        return super().passes(factor)[:1]
+
+    @property
+    def references(self) -> References:
+        """What is shown beside pictures."""
+        return self._shown.references
+
+    @property
+    def identity(self) -> str:
+        """As an upscaler's, and the references."""
+        told = self.references.told
+        return f"{super().identity} {told}" if told else super().identity
+
+    @property
+    def beside(self) -> str:
+        return self.references.told
+
+    def show(self, references: References) -> None:
+        """Take other references from now on. Raises UsageError where the network cannot."""
+        self._shown.show(references)
+
+    @property
+    def _shown(self) -> ReferenceRunner:
+        return cast(ReferenceRunner, self.runner)
+
+
+def open_reference(
+    model: Model,
+    references: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    tile_px: int | None = None,
+    options: Options | None = None,
+) -> ReferenceUpscaler:
+    """The upscaler for a model that takes references; `read_references` reads them.
+
+    Raises:
+        UsageError, PictureReadError, DeviceError: as `read_references` and `ReferenceRunner`.
+    """
+    read = read_references(references)
+    runner = ReferenceRunner(model, read, device=device, tile_px=tile_px)
+    chosen = dataclasses.replace(options or Options(), alpha="bicubic")
+    # It offers what an upscaler asks of a runner.
+    return ReferenceUpscaler(model=model, runner=cast(TiledRunner, runner), options=chosen)

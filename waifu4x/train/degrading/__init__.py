@@ -1,0 +1,1 @@
+"""How small pictures are made of large ones."""

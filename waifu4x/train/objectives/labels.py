@@ -1,0 +1,158 @@
+"""Label maps of one's own: in which region of its picture every pixel is, found out once.
+
+A map is a PNG of class indices (a palette, or gray), as large as its picture and of the same name.
+Regions are those of the whole map, so a crop knows of boundaries beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from waifu4x import files, pictures
+from waifu4x.errors import PictureReadError, TrainError
+from waifu4x.folders import find_partners, told
+from waifu4x.train.data import PairCache
+from waifu4x.train.recipe import RegionOptions
+
+_FORMAT = 1
+# A palette's indices, and gray of 8 and 16 bit; what has colours has no indices.
+_MODES = ("P", "L", "I", "I;16")
+
+Uint8Array = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class RegionMaps:
+    """The regions of all pictures of a cache, one map after another, memory-mapped.
+
+    Attributes:
+        sizes_px: (n, 2) height and width of each map, those of the high-resolution picture.
+    """
+
+    place: Path
+    sizes_px: npt.NDArray[np.int64]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # For the processes that prepare batches: each maps the file anew.
+        return RegionMaps, (self.place, self.sizes_px)
+
+    @cached_property
+    def _all(self) -> Uint8Array:
+        return np.memmap(self.place, dtype=np.uint8, mode="r")
+
+    @cached_property
+    def _starts_px(self) -> npt.NDArray[np.int64]:
+        areas_px = np.prod(self.sizes_px, axis=1)
+        return np.cumsum(areas_px) - areas_px
+
+    def map(self, number: int) -> Uint8Array:
+        """(H, W) uint8: the region of each pixel of picture `number`, see `regions.REGIONS`."""
+        height, width = (int(n) for n in self.sizes_px[number])
+        start = int(self._starts_px[number])
+        return self._all[start : start + height * width].reshape(height, width)
+
+
+def with_regions(
+    cache: PairCache,
+    folders: Sequence[Path],
+    label_folder: Path,
+    cache_folder: Path,
+    *,
+    options: RegionOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PairCache:
+    """The same cache with the regions that the label maps of `label_folder` say.
+
+    Maps that an earlier run found are opened, unless a file or what they depend on has changed.
+
+    Args:
+        folders: those that the cache was made of.
+        options: `background_classes` and `boundary_px` count.
+        on_progress: called with (done, total) maps.
+
+    Raises:
+        UsageError: no such folder, or a picture without a map; the first are named.
+        TrainError: a map is no PNG of indices, or is not as large as its picture.
+    """
+    # The cache may have been made by another spelling of the same folders.
+    partners = {
+        path.resolve(): partner
+        for path, partner in find_partners(folders, label_folder, scale=1).items()
+    }
+    maps = [partners[Path(path)] for path in cache.paths]
+    digest = hashlib.sha256(
+        f"{_FORMAT} {cache.scale} {sorted(options.background_classes)} {options.boundary_px} "
+        f"{cache.place}".encode(errors="surrogateescape")
+    )
+    for path in maps:
+        stat = path.stat()
+        line = f"{os.fspath(path.resolve())} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    place = cache_folder / f"{digest.hexdigest()[:16]}.regions"
+    if not place.is_file():
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        _build(maps, place, cache=cache, options=options, on_progress=on_progress)
+    return replace(cache, regions=RegionMaps(place, cache.sizes_px * cache.scale))
+
+
+def _build(
+    maps: Sequence[Path],
+    place: Path,
+    *,
+    cache: PairCache,
+    options: RegionOptions,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    refused: list[str] = []
+    with files.atomic_path(place) as temporary, temporary.open("wb") as file:
+        for number, path in enumerate(maps):
+            if on_progress is not None:
+                on_progress(number, len(maps))
+            height, width = (int(n) * cache.scale for n in cache.sizes_px[number])
+            try:
+                indices = _indices(path)
+            except PictureReadError as error:
+                refused.append(str(error))
+                continue
+            # Of a picture no more than the scale's remainder is cut off, at the right and below.
+            over = (indices.shape[0] - height, indices.shape[1] - width)
+            if not all(0 <= each < cache.scale for each in over):
+                refused.append(
+                    f"{path} has {indices.shape[1]} x {indices.shape[0]} px, and its picture "
+                    f"{width} x {height}"
+                )
+                continue
+            file.write(_regions(indices[:height, :width], options).tobytes())
+        if refused:
+            raise TrainError(told(refused, "each picture needs a PNG of class indices, as large"))
+
+
+def _indices(path: Path) -> npt.NDArray[np.int64]:
+    """(H, W): the numbers in the file, not the colours that a palette shows them in."""
+    with pictures.opened(path) as stream, Image.open(stream) as image:
+        if image.mode not in _MODES:
+            raise PictureReadError(f"{path} has colours ({image.mode}) in the place of indices")
+        return np.asarray(image).astype(np.int64)
+
+
+def _regions(indices: npt.NDArray[np.int64], options: RegionOptions) -> Uint8Array:
+    import torch
+
+    from waifu4x.train.objectives import regions
+
+    found = regions.from_labels(
+        torch.from_numpy(np.ascontiguousarray(indices))[None, None],
+        background=options.background_classes,
+        boundary_px=options.boundary_px,
+    )
+    return found[0, 0].numpy()

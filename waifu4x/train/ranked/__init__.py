@@ -1,0 +1,1 @@
+"""RankSRGAN's ranker: what it learns from, and how."""

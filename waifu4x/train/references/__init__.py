@@ -1,0 +1,1 @@
+"""Training of networks that take a reference: CrossNet and SRNTT."""

@@ -1,0 +1,1 @@
+"""What a run tells of itself: figures, charts, pictures, a page, a card."""
