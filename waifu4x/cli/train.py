@@ -236,6 +236,7 @@ def train(
     Example: waifu4x train check photos/
     """
     from waifu4x.cli import train_flags, train_run  # imports torch
+    from waifu4x.cli.train_request import Request
 
     if folders[0] == Path("check") and not folders[0].exists():
         from waifu4x.cli import train_check
@@ -263,7 +264,7 @@ def train(
         steps=steps,
         minutes=minutes,
     )
-    request = train_run.Request(
+    request = Request(
         folders=tuple(folders),
         name=name,
         recipe=chosen,

@@ -24,7 +24,7 @@ from waifu4x.train.validation import validate, validation_pairs
 from waifu4x.version import __version__
 
 if TYPE_CHECKING:
-    from waifu4x.cli.train_run import Request
+    from waifu4x.cli.train_request import Request
     from waifu4x.train.fitting.sparse import Fitted
     from waifu4x.train.validation import ValidationPair
 

@@ -15,7 +15,7 @@ from waifu4x.train.objectives.labels import with_regions
 from waifu4x.train.ranked import ranker
 
 if TYPE_CHECKING:
-    from waifu4x.cli.train_run import Request
+    from waifu4x.cli.train_request import Request
     from waifu4x.train.data import PairCache
     from waifu4x.train.ranked.ranker import LoadedRanker, Ranker
     from waifu4x.train.recipe import LossOptions, Recipe

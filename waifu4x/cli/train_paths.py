@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from waifu4x.cli import train_judges, train_run
 from waifu4x.cli.console import say
-from waifu4x.cli.train_run import Request
+from waifu4x.cli.train_request import Request
 from waifu4x.train.reports import paths, previews
 
 

@@ -21,7 +21,7 @@ from waifu4x.train.ranked import ranker, ranking
 from waifu4x.version import __version__
 
 if TYPE_CHECKING:
-    from waifu4x.cli.train_run import Request
+    from waifu4x.cli.train_request import Request
     from waifu4x.train.metering import Report
     from waifu4x.train.ranked.ranker_loop import RankerTrainer
     from waifu4x.train.ranked.ranking import Patches

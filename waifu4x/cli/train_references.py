@@ -10,7 +10,7 @@ from waifu4x import weights
 from waifu4x.errors import UsageError
 
 if TYPE_CHECKING:
-    from waifu4x.cli.train_run import Request
+    from waifu4x.cli.train_request import Request
     from waifu4x.train.data import PairCache
 
 

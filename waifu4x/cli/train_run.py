@@ -7,9 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from waifu4x import devices, files, weights
 from waifu4x.cli import train_judges, train_references
 from waifu4x.cli.console import say, stderr
+from waifu4x.cli.train_request import Request
 from waifu4x.cli.train_signals import signals_between_steps
 from waifu4x.errors import OutOfMemoryError, TrainError, UsageError
 from waifu4x.model_files import checkpoints
@@ -35,36 +34,6 @@ if TYPE_CHECKING:
     from waifu4x.train.loop import Trainer
     from waifu4x.train.metering import Report
     from waifu4x.train.reports.board import Board
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """Everything the user asked for."""
-
-    folders: tuple[Path, ...]
-    name: str
-    recipe: Recipe
-    validation: Path | None
-    lr_folder: Path | None
-    minutes: float | None
-    initial: str | None
-    vgg: Path | None
-    ranker: Path | None
-    niqe: Path | None
-    labels: Path | None
-    run_folder: Path
-    licence: str
-    seed: int
-    device: str
-    precision: str
-    workers: int | None
-    compile: bool
-    accumulate: int
-    patience: int
-    validate_every: int
-    report_every: int
-    tensorboard: bool
-    references: Path | None = None
 
 
 def run(request: Request, *, estimate: bool) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,7 @@ from waifu4x.errors import PictureReadError, TrainError
 from waifu4x.folders import find_partners, find_pictures, told
 from waifu4x.resample import imresize
 from waifu4x.train import pairs
-
-if TYPE_CHECKING:
-    from waifu4x.train.objectives.labels import RegionMaps
+from waifu4x.train.region_maps import RegionMaps
 
 UNUSED_S = 30 * 24 * 3600.0
 """After so long without being opened, decoded pictures are removed."""
