@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,3 +84,36 @@ def test_the_library_leaves_signals_alone() -> None:
     assert waifu4x.open_upscaler("nearest").name == "nearest"
     assert torch.zeros(1).sum() == 0
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_keeps_the_process_alive_at_its_end_is_left_by_a_later_signal(code: int) -> None:
+    """A store that does not answer: threads are waited for, but not against the user's will."""
+    script = f"""
+import threading
+from waifu4x.cli import app
+def work():
+    threading.Thread(target=threading.Event().wait).start()
+    print("said")
+    raise SystemExit({code})
+app._PATIENCE_S = 0.0
+app.app = work
+app.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_sensitive,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    ) as process:
+        assert process.stdout is not None
+        # Written when all else is done, and not held back until the end.
+        assert process.stdout.readline() == "said\n"
+        give_up_s = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < give_up_s:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.kill()
+    assert process.returncode == code

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import errno
 import io
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -20,6 +22,8 @@ from waifu4x import __version__
 from waifu4x.cli import batch, bench, compare, devices, export, info, models, train, upscale
 from waifu4x.cli.console import fail
 from waifu4x.errors import EXIT_FATAL, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, Waifu4xError
+
+_PATIENCE_S = 1.0
 
 
 class _Terminated(BaseException):
@@ -84,18 +88,36 @@ def _root(
     del version  # its callback has done everything
 
 
+class _Signals:
+    """SIGINT and SIGTERM: they end the work, and may not change how it ended."""
+
+    def __init__(self) -> None:
+        self.over = False
+        """All is said and done: what comes now is too late."""
+        self._code: int | None = None
+        self._leaving_since_s = math.inf
+
+    def install(self) -> None:
+        signal.signal(signal.SIGTERM, self._heed)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._heed)  # else it is ignored (nohup), and stays so
+
+    def leave(self, code: int) -> None:
+        """From now on signals only hasten the end, by `code`."""
+        self._code, self._leaving_since_s = code, time.monotonic()
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        if not self.over:
+            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
+        # `timeout` sends two at once; who sends one later means it.
+        if self._code is not None and time.monotonic() - self._leaving_since_s > _PATIENCE_S:
+            os._exit(self._code)
+
+
 def main() -> None:
     """The console script."""
-    over = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        # All is said and done: a signal that comes now may not change the exit code.
-        if not over:
-            raise KeyboardInterrupt if number == signal.SIGINT else _Terminated
-
-    signal.signal(signal.SIGTERM, interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)  # else it is ignored (nohup), and stays so
+    signals = _Signals()
+    signals.install()
     # A file name that is no valid text must not break the message that names it.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -111,21 +133,27 @@ def main() -> None:
         code = EXIT_SIGTERM
     finally:
         # Nothing is called before this: Python lets signals in at calls only.
-        over = True
+        signals.over = True
     if not isinstance(code, int | None):
         sys.exit(code)  # a message, which only Python itself should print
-    _leave(code or EXIT_OK)
+    _leave(code or EXIT_OK, signals)
 
 
-def _leave(code: int) -> NoReturn:
+def _leave(code: int, signals: _Signals) -> NoReturn:
     """End the process without taking everything apart: with torch that takes a quarter second.
 
     As ever, threads are waited for, what asked to be called at the end is called, and what was
     written is sent on its way.
     """
+    _flush()
+    signals.leave(code)
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # None, a closed pipe, closed
             stream.flush()
-    os._exit(code)
