@@ -291,7 +291,7 @@ def test_gradients_reach_every_parameter(config: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["fast", "srcnn", "vdsr", "srresnet", "compact", "edsr-baseline", "span"]
+    "name", ["fast", "srcnn", "vdsr", "srresnet", "compact", "edsr-baseline", "span", "realplksr"]
 )
 def test_what_is_trained_learns_in_its_first_layer_too(name: str) -> None:
     """Of 18 layers in a row that each halve what passes through, none would learn."""

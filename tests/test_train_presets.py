@@ -43,6 +43,7 @@ _UNET = {"stages.1.discriminator.channels": "2"}
 SMALL: dict[str, dict[str, str]] = {
     "autoencoder": {"generator.channels": "[4, 4, 4]"},
     "compact": {"generator.convs": "1", "generator.channels": "8"},
+    "edsr": _RESNET,
     "edsr-baseline": _RESNET,
     "esrgan": _RRDB | _DENSE,
     "fast": _RESNET,
@@ -52,6 +53,10 @@ SMALL: dict[str, dict[str, str]] = {
     "rcan": _RESNET | {"generator.groups": "1", "generator.reduction": "4"},
     "realesrgan": _RRDB | _UNET,
     "realesrnet": _RRDB,
+    "realplksr": {
+        **{"generator.blocks": "1", "generator.channels": "8", "generator.large_channels": "4"},
+        "generator.large_kernel": "5",
+    },
     "san": {
         "generator.groups": "1",
         "generator.blocks": "1",
@@ -150,7 +155,9 @@ def test_recipes_as_they_ship_can_be_built(name: str) -> None:
         ("realesrgan", 16_697_987, 4_376_897),
         ("vdsr", 665_921, None),
         ("edsr-baseline", 1_517_571, None),
+        ("edsr", 43_089_923, None),
         ("rcan", 15_592_355, None),
+        ("realplksr", 7_389_680, None),
         ("span", 426_288, None),
         ("meta-edsr", 1_665_536, None),
         ("meta-rdn", 22_419_072, None),
