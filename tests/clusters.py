@@ -1,18 +1,34 @@
-"""A cluster within this process: real workers, whose deaths are arranged."""
+"""A cluster within this process: real workers, whose deaths are arranged; and runs on it."""
 
 from __future__ import annotations
 
+import json
 import pickle
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from command import contents, save
+
+from waifu4x.batch import plan as planning
+from waifu4x.batch import run as pipeline
+from waifu4x.batch.jobs import Job
+from waifu4x.batch.plan import Plan
+from waifu4x.batch.request import Request
+from waifu4x.batch.run import Outcome, Split
+from waifu4x.cluster.driver import Distribution
 from waifu4x.cluster.links import Handle, WorkerDied
 from waifu4x.cluster.messages import Message, Order, Place, Reply
 from waifu4x.cluster.worker import Worker
+from waifu4x.sizes import Target
+from waifu4x.upscaler import Upscaler
 
+PATIENCE_S = 30.0
+"""Nothing here takes so long, but for ever is longer."""
+WISHES = {"device": "auto"}
 FIRST_PID = 4_000_000
 """No process has it, nor any above: proc_pid_max(5)."""
 
@@ -45,6 +61,8 @@ class Standin:
     comes: Callable[[int], bool] = lambda worker: True
     """Whether the cluster has room for a worker."""
     cores: int = 1
+    share: float = 1.0
+    """Of its machine's memory, of each."""
     connected: int = 0
     closed: int = 0
     given: defaultdict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -61,7 +79,7 @@ class Standin:
 
     def places(self) -> list[Place]:
         return [
-            Place(node=f"host-{k}", key=f"{k}", cores=self.cores, share=1.0)
+            Place(node=f"host-{k}", key=f"{k}", cores=self.cores, share=self.share)
             for k in range(self.count)
         ]
 
@@ -142,11 +160,141 @@ def dies_once(number: int, *, after: int) -> Callable[[Called], None]:
 
 def changes_order(**changes: Any) -> Callable[[Called], None]:
     """Workers are told another order than was sent."""
-    import dataclasses
 
     def arrange(called: Called) -> None:
         if called.method == "start":
             order: Order = called.arguments[0]
-            called.arguments = (dataclasses.replace(order, **changes), *called.arguments[1:])
+            called.arguments = (replace(order, **changes), *called.arguments[1:])
 
     return arrange
+
+
+@dataclass
+class Ran:
+    """All that a run gave."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    progress: list[tuple[Job, float]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: BaseException | None = None
+    split: Split | None = None
+
+    def _ended(self, status: str) -> list[str]:
+        return sorted(o.job.source.path.name for o in self.outcomes if o.status == status)
+
+    @property
+    def done(self) -> list[str]:
+        return self._ended("done")
+
+    @property
+    def failed(self) -> list[str]:
+        return self._ended("failed")
+
+
+@dataclass
+class Folders:
+    """An input folder, an output folder, and runs from one into the other."""
+
+    folder: Path
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "in"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
+
+    def fill(self, count: int) -> list[str]:
+        """00.png, 01.png, … in two folders; their names."""
+        there = [f"{k:02}.png" for k in range(count)]
+        for k, name in enumerate(there):
+            save(self.inputs / "ab"[k % 2] / name, seed=k)
+        return there
+
+    def request(self, **changes: Any) -> Request:
+        options: dict[str, Any] = {
+            "inputs": (str(self.inputs),),
+            "recursive": True,
+            "target": Target(scale=2.0),
+            "output": str(self.out),
+            "check_space": False,
+            **changes,
+        }
+        return Request(**options)
+
+    def plan(self, **changes: Any) -> Plan:
+        return planning.make(self.request(**changes), Upscaler(model="nearest"))
+
+    def run(
+        self,
+        cluster: Standin,
+        plan: Plan | None = None,
+        *,
+        model: str = "nearest",
+        wishes: dict[str, Any] = WISHES,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        **changes: Any,
+    ) -> Ran:
+        """In a thread of its own, so that a run that hangs fails and does not hang the tests."""
+        ran = Ran()
+        planned = plan if plan is not None else self.plan(**changes)
+
+        def tell(outcome: Outcome) -> None:
+            ran.outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
+
+        def work() -> None:
+            order = Order(request=planned.request, model=model, wishes=wishes, filters=True)
+            distribution = Distribution(cluster=cluster, order=order, on_note=ran.notes.append)
+            try:
+                ran.split = distribution.run(
+                    planned,
+                    Upscaler(model="nearest"),
+                    on_outcome=tell,
+                    on_progress=lambda job, share: ran.progress.append((job, share)),
+                    workers=0,
+                )
+            except BaseException as error:
+                ran.error = error
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the run hangs"
+        assert cluster.closed == 1
+        assert all(hand.killed for hand in cluster.handles), "a worker is left"
+        self.check_clean()
+        return ran
+
+    def check_clean(self) -> None:
+        """Nothing half done is left, nor what workers are known by."""
+        assert [*self.out.rglob("*.partial")] == []
+        assert {path.name for path in self.out.glob(".waifu4x/*")} <= {"journal.jsonl"}
+
+    def lines(self) -> list[dict[str, Any]]:
+        rows = (self.out / ".waifu4x/journal.jsonl").read_text().splitlines()
+        return [json.loads(row) for row in rows]
+
+    def check_journal(self, ran: Ran) -> None:
+        """One line for each outcome, and no other."""
+        noted = Counter((line["source"], line["status"]) for line in self.lines())
+        told = Counter((o.job.source.relative.as_posix(), o.status) for o in ran.outcomes)
+        assert noted == told
+        assert set(noted.values()) == {1}
+
+
+def alone(place: Folders) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
+    """What one machine makes of the same, and notes, in another folder."""
+    other = Folders(place.folder / "alone")
+    other.folder.mkdir()
+    plan = planning.make(replace(place.request(), output=str(other.out)), Upscaler(model="nearest"))
+    pipeline.run(
+        plan,
+        Upscaler(model="nearest"),
+        on_outcome=lambda outcome: None,
+        on_progress=lambda job, share: None,
+        workers=1,
+    )
+    return contents(other.out), other.lines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import json
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from waifu4x.batch import journal as journal_module
-from waifu4x.batch import shards
+from waifu4x.batch import merging, plan, shards
 from waifu4x.batch.journal import Journal, Line
+from waifu4x.batch.request import Request
+from waifu4x.sizes import Target
 
 
 def line(name: str = "a.png", **changes: object) -> Line:
@@ -386,3 +389,90 @@ def test_a_file_that_is_merged_while_it_is_read(
     monkeypatch.setattr(journal_module, "read_file", reading)
     assert Journal(tmp_path).find("a.png") == line("a.png")
     assert went
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_that_is_merged_while_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hidden: bool
+) -> None:
+    """Before it is looked at, or so that the folder shows neither of its names."""
+    path = of_shard(tmp_path, 1, 2, "a.png", "b.png")
+    calls: list[str] = []
+
+    def listing(original: Any) -> Any:
+        def listed(place: Any) -> Any:
+            found = [*original(place)]
+            calls.append(str(place))
+            if len(calls) == number:
+                path.rename(path.with_name("journal-1-of-2.0123abcd.jsonl"))
+                found = [] if hidden else found
+            return found
+
+        return listed
+
+    scan = listing(os.scandir)
+    monkeypatch.setattr(os, "listdir", listing(os.listdir))
+    monkeypatch.setattr(os, "scandir", lambda place: contextlib.nullcontext(scan(place)))
+    journal = Journal(tmp_path)
+    assert journal.find("a.png") == line("a.png")
+    journal.append(failure("a.png"))
+    assert json.loads(journal.path.read_bytes())["run"] == 2, "it is the later one"
+
+
+def test_of_files_that_go_again_and_again_the_others_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = of_shard(tmp_path, 1, 2, "a.png")
+    of_shard(tmp_path, 2, 2, "b.png")
+    read, asked = journal_module.read_file, []
+
+    def reading(each: Path, **options: Any) -> Any:
+        asked.append(each)
+        if each == gone:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(each))
+        return read(each, **options)
+
+    monkeypatch.setattr(journal_module, "read_file", reading)
+    monkeypatch.setattr(journal_module, "_PAUSES_S", (0.0, 0.0))
+    assert Journal(tmp_path).find("b.png") == line("b.png")
+    assert asked.count(gone) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs links")
+def test_a_link_to_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_shard(tmp_path, 1, 2, "a.png")
+    (tmp_path / ".waifu4x" / "journal-2-of-2.jsonl").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(journal_module.time, "sleep", lambda _: pytest.fail("it is waited for"))
+    assert Journal(tmp_path).find("a.png") == line("a.png")
+
+
+def test_merging_removes_what_merges_left_and_no_mark(tmp_path: Path) -> None:
+    """A run on a cluster shows its workers by a mark that this is the folder, however long."""
+    path = of_shard(tmp_path, 1, 2, "a.png")
+    mark, left = (
+        path.with_name(f".{name}.12-0123abcd.partial") for name in ("cluster", "journal.jsonl")
+    )
+    young = path.with_name(".journal.jsonl.12-4567abcd.partial")
+    for each in (mark, left, young):
+        each.write_bytes(b"")
+    for each in (mark, left):
+        os.utime(each, (0, 0))
+    merging.merge(tmp_path)
+    assert sorted(path.parent.iterdir()) == sorted([mark, young, path.with_name("journal.jsonl")])
+
+
+def test_the_end_of_a_run_is_told_to_any_journal(tmp_path: Path) -> None:
+    told: list[Path] = []
+
+    class Kept(Journal):
+        def flush(self) -> None:
+            super().flush()
+            told.append(self.path)
+
+    for journal in (Kept(tmp_path), Journal(tmp_path), None):
+        plan.Plan(request=Request(inputs=("in",), target=Target(scale=2.0)), journal=journal).end()
+    assert told == [tmp_path / ".waifu4x" / "journal.jsonl"]
+    assert list(tmp_path.iterdir()) == []

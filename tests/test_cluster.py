@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import threading
-from collections import Counter
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from clusters import Called, Standin, changes_order, dies_once, dies_with
-from command import ROOT, contents, counted, errors, names, save, upscale
+from clusters import (
+    PATIENCE_S,
+    WISHES,
+    Called,
+    Folders,
+    Standin,
+    alone,
+    changes_order,
+    dies_once,
+    dies_with,
+)
+from command import ROOT, contents, counted, errors, names, upscale
 
 from waifu4x import files
+from waifu4x.batch import noting, stages
 from waifu4x.batch import plan as planning
-from waifu4x.batch import run as pipeline
-from waifu4x.batch import stages
 from waifu4x.batch.jobs import Job
-from waifu4x.batch.journal import Journal
+from waifu4x.batch.journal import FOLDER, Journal
 from waifu4x.batch.plan import Plan
 from waifu4x.batch.request import Request
 from waifu4x.batch.run import Outcome, Split
 from waifu4x.batch.stages import Part
-from waifu4x.cluster import asked, backlog, driver, ray_cluster, traces, worker
-from waifu4x.cluster.driver import Distribution
+from waifu4x.cluster import asked, backlog, driver, links, ray_cluster, traces, worker
 from waifu4x.cluster.links import Link, Mailbox, WorkerDied
 from waifu4x.cluster.messages import Message, Order, Place, Reply, portable
 from waifu4x.cluster.worker import Worker
@@ -43,126 +53,6 @@ from waifu4x.remote.stores import Entry
 from waifu4x.remote.urls import Url
 from waifu4x.sizes import Target
 from waifu4x.upscaler import Upscaler
-
-PATIENCE_S = 30.0
-"""Nothing here takes so long, but for ever is longer."""
-WISHES = {"device": "auto"}
-
-
-@dataclass
-class Ran:
-    """All that a run gave."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    progress: list[tuple[Job, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    error: BaseException | None = None
-    split: Split | None = None
-
-    def _ended(self, status: str) -> list[str]:
-        return sorted(o.job.source.path.name for o in self.outcomes if o.status == status)
-
-    @property
-    def done(self) -> list[str]:
-        return self._ended("done")
-
-    @property
-    def failed(self) -> list[str]:
-        return self._ended("failed")
-
-
-@dataclass
-class Folders:
-    """An input folder, an output folder, and runs from one into the other."""
-
-    folder: Path
-
-    @property
-    def inputs(self) -> Path:
-        return self.folder / "in"
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
-
-    def fill(self, count: int) -> list[str]:
-        """00.png, 01.png, … in two folders; their names."""
-        there = [f"{k:02}.png" for k in range(count)]
-        for k, name in enumerate(there):
-            save(self.inputs / "ab"[k % 2] / name, seed=k)
-        return there
-
-    def request(self, **changes: Any) -> Request:
-        options: dict[str, Any] = {
-            "inputs": (str(self.inputs),),
-            "recursive": True,
-            "target": Target(scale=2.0),
-            "output": str(self.out),
-            "check_space": False,
-            **changes,
-        }
-        return Request(**options)
-
-    def plan(self, **changes: Any) -> Plan:
-        return planning.make(self.request(**changes), Upscaler(model="nearest"))
-
-    def run(
-        self,
-        cluster: Standin,
-        plan: Plan | None = None,
-        *,
-        model: str = "nearest",
-        wishes: dict[str, Any] = WISHES,
-        on_outcome: Callable[[Outcome], None] | None = None,
-        **changes: Any,
-    ) -> Ran:
-        """In a thread of its own, so that a run that hangs fails and does not hang the tests."""
-        ran = Ran()
-        planned = plan if plan is not None else self.plan(**changes)
-
-        def tell(outcome: Outcome) -> None:
-            ran.outcomes.append(outcome)
-            if on_outcome is not None:
-                on_outcome(outcome)
-
-        def work() -> None:
-            order = Order(request=planned.request, model=model, wishes=wishes, filters=True)
-            distribution = Distribution(cluster=cluster, order=order, on_note=ran.notes.append)
-            try:
-                ran.split = distribution.run(
-                    planned,
-                    Upscaler(model="nearest"),
-                    on_outcome=tell,
-                    on_progress=lambda job, share: ran.progress.append((job, share)),
-                    workers=0,
-                )
-            except BaseException as error:
-                ran.error = error
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(PATIENCE_S)
-        assert not thread.is_alive(), "the run hangs"
-        assert cluster.closed == 1
-        assert all(hand.killed for hand in cluster.handles), "a worker is left"
-        self.check_clean()
-        return ran
-
-    def check_clean(self) -> None:
-        """Nothing half done is left, nor what workers are known by."""
-        assert [*self.out.rglob("*.partial")] == []
-        assert {path.name for path in self.out.glob(".waifu4x/*")} <= {"journal.jsonl"}
-
-    def lines(self) -> list[dict[str, Any]]:
-        rows = (self.out / ".waifu4x/journal.jsonl").read_text().splitlines()
-        return [json.loads(row) for row in rows]
-
-    def check_journal(self, ran: Ran) -> None:
-        """One line for each outcome, and no other."""
-        noted = Counter((line["source"], line["status"]) for line in self.lines())
-        told = Counter((o.job.source.relative.as_posix(), o.status) for o in ran.outcomes)
-        assert noted == told
-        assert set(noted.values()) == {1}
 
 
 @pytest.fixture
@@ -186,21 +76,6 @@ def break_stage(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(stages, stage, broken)
 
     return replace_stage
-
-
-def alone(place: Folders) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
-    """What one machine makes of the same, and notes, in another folder."""
-    other = Folders(place.folder / "alone")
-    other.folder.mkdir()
-    plan = planning.make(replace(place.request(), output=str(other.out)), Upscaler(model="nearest"))
-    pipeline.run(
-        plan,
-        Upscaler(model="nearest"),
-        on_outcome=lambda outcome: None,
-        on_progress=lambda job, share: None,
-        workers=1,
-    )
-    return contents(other.out), other.lines()
 
 
 def unordered(lines: list[dict[str, Any]]) -> set[str]:
@@ -491,6 +366,92 @@ def test_a_model_that_takes_for_ever(place: Folders, monkeypatch: pytest.MonkeyP
     assert "none is left" in str(ran.error)
 
 
+class Clocks:
+    """The time, as the run and its workers see it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        self.looked = threading.Event()
+        """The run has asked for the time."""
+        monkeypatch.setattr(driver, "time", self)
+        monkeypatch.setattr(links, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+
+    def monotonic(self) -> float:
+        self.looked.set()
+        return self.now_s
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+
+def test_a_death_after_a_long_time_of_work(place: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was always something to heed, and never a moment to look at the clock."""
+    there = place.fill(40)
+    clocks = Clocks(monkeypatch)
+    monkeypatch.setattr(links, "POLL_S", PATIENCE_S)
+    died = threading.Event()
+
+    def arrange(called: Called) -> None:
+        if called.worker == 0 and clocks.now_s > 2 * driver._NOBODY_S:
+            monkeypatch.setattr(links, "POLL_S", 0.01)
+            clocks.looked.clear()
+            died.set()
+            raise WorkerDied("it was killed")
+
+    def comes(number: int) -> bool:
+        # The next one is waited for until the run has seen that there is none.
+        return number == 0 or (died.is_set() and clocks.looked.is_set())
+
+    def tell(outcome: Outcome) -> None:
+        clocks.now_s += 0.1 * driver._NOBODY_S
+
+    ran = place.run(Standin(count=1, arrange=arrange, comes=comes), on_outcome=tell)
+    assert died.is_set()
+    assert (ran.done, ran.error) == (there, None)
+
+
+def test_the_mark_of_a_run_of_days_does_not_grow_old(
+    place: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run into the same folder sweeps what is older than a day."""
+    there = place.fill(40)
+    clocks = Clocks(monkeypatch)
+    ages_s: list[float] = []
+
+    def tell(outcome: Outcome) -> None:
+        (mark,) = (place.out / FOLDER).glob(".cluster.*")
+        if not ages_s:
+            os.utime(mark, (0.0, 0.0))
+            clocks.now_s += 2 * driver._REFRESH_S
+        ages_s.append(time.time() - mark.stat().st_mtime)
+
+    ran = place.run(Standin(count=1), on_outcome=tell)
+    assert (ran.done, ran.error) == (there, None)
+    assert ages_s[0] > files.ORPHAN_AGE_S > ages_s[-1]
+
+
+def test_a_worker_that_waited_long_for_room_may_open_the_model(
+    place: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = place.fill(4)
+    clocks = Clocks(monkeypatch)
+    monkeypatch.setattr(driver, "_NOBODY_S", float("inf"))
+
+    def comes(number: int) -> bool:
+        clocks.now_s = 2 * driver._START_S
+        return True
+
+    def arrange(called: Called) -> None:
+        if called.method == "start":
+            clocks.looked.clear()
+            assert clocks.looked.wait(PATIENCE_S)
+
+    cluster = Standin(count=1, comes=comes, arrange=arrange)
+    ran = place.run(cluster)
+    assert (ran.done, ran.error) == (there, None)
+    assert len(cluster.handles) == 1, "it was not let go of"
+
+
 # -- workers that differ ---------------------------------------------------------------------------
 
 
@@ -606,6 +567,25 @@ def test_an_interruption(place: Folders, at: int) -> None:
     rest = place.run(Standin())
     assert sorted(ran.done + rest.done) == there
     assert contents(place.out) == alone(place)[0]
+
+
+def test_an_interruption_before_the_line(place: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No output is without a line: it would be anybody's, and stay when its input changes."""
+    place.fill(12)
+    note_done, count = noting.note_done, itertools.count(1)
+
+    def interrupted(plan: Plan, job: Job, **options: Any) -> None:
+        # Workers note nothing.
+        if job.line is not None and next(count) == 3:
+            raise KeyboardInterrupt
+        note_done(plan, job, **options)
+
+    monkeypatch.setattr(noting, "note_done", interrupted)
+    ran = place.run(Standin(count=1))
+    assert isinstance(ran.error, KeyboardInterrupt)
+    assert names(place.out) == sorted(line["output"] for line in place.lines())
+    assert len(ran.done) >= 3
+    place.check_journal(ran)
 
 
 def test_a_second_interruption(place: Folders) -> None:
@@ -889,6 +869,9 @@ def test_a_cluster_that_runs_is_reached_before_the_plan_is_made(
     [
         (["in", "-o", "out/", "--ray", "ray://head:10001"], "ray job submit"),
         (["in", "-o", "out/", "--ray", "head"], "HOST:PORT"),
+        (["in", "-o", "out/", "--ray", "6379"], "HOST:PORT"),
+        (["in", "-o", "out/", "--ray", ":6379"], "HOST:PORT"),
+        (["in", "-o", "out/", "--ray", "http://head:8265"], "HOST:PORT"),
         (["in", "-o", "-", "--ray", "local"], ""),
         (["-", "-o", "out/", "--ray", "local"], ""),
         (["in/a/00.png", "--ray", "local"], "one folder for all outputs"),
@@ -921,6 +904,27 @@ def test_an_address_for_clients_in_the_environment(
     done = ray(place, "--ray", "auto")
     assert done.exit_code == 2
     assert "ray://head:10001" in errors(done)[0]
+
+
+def test_the_address_of_a_dashboard_in_the_environment(
+    place: Folders, cluster: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what `ray job submit` is given."""
+    place.fill(1)
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    done = ray(place, "--ray", "auto")
+    assert done.exit_code == 2
+    assert "RAY_ADDRESS=http://head:8265 is no cluster" in errors(done)[0]
+    assert cluster.connected == 0
+
+
+@pytest.mark.parametrize("address", ["head:6379", "10.0.0.1:6379", "[::1]:6379"])
+def test_addresses_of_clusters(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "find_spec", lambda name: object())
+    request = Request(inputs=("in",), target=Target(scale=2.0), output="out/")
+    asked.check(request, address=address, device="auto")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    asked.check(request, address="auto", device="auto")
 
 
 def test_without_ray(place: Folders, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,9 @@ def ended(*processes: subprocess.Popen[str]) -> list[tuple[str, str]]:
     return done
 
 
-@pytest.mark.parametrize("script", ["slurm-array.sh", "slurm-train.sh", "torchrun.sh"])
+@pytest.mark.parametrize(
+    "script", ["ray-job.sh", "slurm-array.sh", "slurm-train.sh", "torchrun.sh"]
+)
 def test_scripts_are_programs_that_say_how_they_are_called(
     script: str, environment: dict[str, str]
 ) -> None:
@@ -85,6 +87,21 @@ def test_scripts_are_programs_that_say_how_they_are_called(
     assert (process.returncode, out) == (2, "")
     assert err.startswith("usage: ")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("big", ["/shared/big", "/shared/big/", "s3://bucket/big"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_ray_job_asks_for_no_more_than_was_given(
+    tmp_path: Path, environment: dict[str, str], big: str, code: int
+) -> None:
+    """A report beside the output folder could not be written where that is a URL."""
+    (tmp_path / "bin/waifu4x").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@"\nexit {code}\n')
+    process = start("ray-job.sh", "in put", big, "-m", "own model", environment=environment)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    given = ["upscale", "in put", "-r", "-o", big, "--ray", "auto", "-m", "own model"]
+    assert out.splitlines() == given
+    assert ("--retry-failed" in err) == (code == 3)
 
 
 def test_an_array_of_two_makes_what_one_run_does(

@@ -74,7 +74,8 @@ _WITHOUT_TORCH = """
     download weights strips streaming pictures upscaler models engines tiled devices
     kept_starts headers animations provenance archives
     auto.picking auto.traits
-    batch.plan batch.run batch.estimates batch.merging batch.staging
+    batch.plan batch.run batch.estimates batch.merging batch.staging batch.heads
+    batch.fetching
     bench.metrics bench.datasets bench.protocol bench.measures bench.niqe bench.results
     bench.sets bench.peaks bench.tables bench.run bench.page bench.similarity bench.published
     cli.app cli.upscale_run cli.bench_run

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from shaky import ShakyFileSystem, Shop, failing
 from test_layers import MODULES, imported
 
 from waifu4x import archives, headers
-from waifu4x.batch import journal, remote_journal, remote_sources, staging
+from waifu4x.batch import heads, journal, remote_journal, remote_sources, sources, staging
 from waifu4x.batch.journal import Line
 from waifu4x.batch.remote_journal import RemoteJournal
 from waifu4x.batch.remote_outputs import There
@@ -29,6 +30,7 @@ from waifu4x.batch.sources import Source
 from waifu4x.errors import DiskFullError, PictureReadError, PictureWriteError, UsageError
 from waifu4x.remote import ranged, stamps, stores, urls
 from waifu4x.remote.ranged import Ranged
+from waifu4x.remote.stores import Entry
 from waifu4x.remote.urls import Url
 
 
@@ -63,6 +65,13 @@ def url_of(text: str) -> Url:
         ("ssh://h/a/b", "b", "ssh://h/a", "sftp://h/a/b"),
         ("abfs://box@account.net/a", "a", "abfs://box@account.net", "az://box@account.net/a"),
         ("https://h/x/a.png?sig=1/2", "a.png", "https://h/x", "https://h/x/a.png"),
+        (
+            "github://me:repo@v1/x/a.png",
+            "a.png",
+            "github://me:repo@v1/x",
+            "github://me:repo@v1/x/a.png",
+        ),
+        ("git://repo:v1@x/a.png", "a.png", "git://repo:v1@x", "git://repo:v1@x/a.png"),
     ],
 )
 def test_names(text: str, name: str, parent: str, identity: str) -> None:
@@ -87,6 +96,14 @@ def test_names_are_joined_and_taken_apart() -> None:
     assert not folder.is_root
 
 
+def test_files_of_two_repositories_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "is_folder", lambda text: False)
+    monkeypatch.setattr(remote_sources, "expanded", lambda text: [text])
+    texts = [f"github://me:{repo}@main/x.png" for repo in ("one", "two")]
+    found, _ = sources.gather(texts, recursive=False)
+    assert [source.path for source in found] == [url_of(text) for text in texts]
+
+
 @pytest.mark.parametrize("text", ["a.png", "/a/b", "C:\\a", "a:b", "@s3://b/list.txt", "-", "x:/y"])
 def test_paths_stay_as_they_are(text: str) -> None:
     assert not urls.is_url(text)
@@ -108,6 +125,10 @@ def test_files_of_this_machine_are_paths() -> None:
         ("get https://h/a?sig=s3cr3t, url='http://x/?k=v'", "get https://h/a?… url='http://x/?…'"),
         ("s3://bucket/a?b=c:d@e", "s3://bucket/a?b=c:d@e"),
         ("sftp://me@h/x", "sftp://me@h/x"),
+        (
+            "github://me:repo@v1/x or gist://me:t0ken@0a",
+            "github://me:repo@v1/x or gist://me:***@0a",
+        ),
     ],
 )
 def test_secrets_are_left_out(text: str, shown: str) -> None:
@@ -118,6 +139,7 @@ def test_a_url_is_shown_without_its_password() -> None:
     url = url_of("sftp://me:pw@h/a.png")
     assert "pw" not in f"{url} {url!r} {url.parent} {url / 'b'} {[url]} {url.identity}"
     assert (url.password, url_of("sftp://h/a:b@c").password) == ("pw", "")
+    assert url_of("github://me:repo@v1/a.png").password == ""
 
 
 def test_what_lies_inside() -> None:
@@ -293,6 +315,98 @@ def test_what_arrives_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shop.files == {}
 
 
+def test_a_store_that_replaces_nothing_and_does_not_say_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As WebHDFS does."""
+    shop, mv = Shop("shaky"), ShakyFileSystem.mv
+    url = url_of(shop.put("x", b"before"))
+
+    def quiet(self: ShakyFileSystem, path1: str, path2: str, **options: Any) -> None:
+        if path2 not in self.files:
+            mv(self, path1, path2)
+
+    monkeypatch.setattr(ShakyFileSystem, "mv", quiet)
+    stores.put(b"after", url)
+    assert shop.files == {"x": b"after"}
+    monkeypatch.setattr(ShakyFileSystem, "mv", lambda *whatever: None)
+    for name, there in (("x", {"x": b"after"}), ("new", {"x": b"after"})):
+        with pytest.raises(PictureWriteError, match="the store did not rename what was sent"):
+            stores.put(b"other", url.with_name(name))
+        assert shop.files == there
+
+
+def test_what_may_be_moved_is_moved_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop, mv = Shop("shaky"), ShakyFileSystem.mv
+    url, moves = url_of(shop.put("x", b"before")), []
+
+    def quiet(self: ShakyFileSystem, path1: str, path2: str, **options: Any) -> None:
+        moves.append(path1)
+        if len(moves) in (2, 4):
+            mv(self, path1, path2)
+
+    monkeypatch.setattr(ShakyFileSystem, "mv", quiet)
+    with pytest.raises(PictureWriteError, match="the store did not rename"):
+        stores.put(b"after", url)
+    assert shop.files == {"x": b"before"}
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_folders_that_two_machines_make(monkeypatch: pytest.MonkeyPatch, others: int) -> None:
+    """fsspec's SFTP asks for each of them, and fails where another one made it meanwhile."""
+    raced: list[str] = []
+
+    def makedirs(self: ShakyFileSystem, path: str, exist_ok: bool = False) -> None:
+        above = ""
+        for part in path.strip("/").split("/"):
+            above = f"{above}/{part}"
+            if above not in self.folders:
+                self.folders.add(above)
+                if len(raced) < others:
+                    raced.append(above)
+                    raise OSError("Failure")
+
+    monkeypatch.setattr(ShakyFileSystem, "makedirs", makedirs)
+    stores.prepare_folder(url_of("shaky://host/a/b/c"))
+    assert ShakyFileSystem.folders == {"/a", "/a/b", "/a/b/c"}
+    assert len(raced) == others
+
+
+def test_a_folder_that_cannot_be_made() -> None:
+    with (
+        failing("makedirs", "a", OSError("Failure")),
+        pytest.raises(PictureWriteError, match="a/b cannot be written: Failure"),
+    ):
+        stores.prepare_folder(url_of("shaky://host/a/b"))
+
+
+@pytest.mark.parametrize(
+    ("start", "above", "pattern", "names"),
+    [
+        ("abfss://box@account.net/in/", "box/in/", "*.png", ["a.png", "b.png"]),
+        ("abfss://box@account.net/in/", "box/in/", "*/x?.png", ["a/x1.png"]),
+        ("s3://box/in/", "box/in/", "[ab].png", ["a.png"]),
+        ("s3://box/in//", "box/in//", "*.png", ["a.png"]),
+        ("s3://", "", "bo*/a.png", ["box/a.png"]),
+        ("memory://", "/", "*.png", ["a.png"]),
+        ("memory://in/", "/in/", "*.png", ["a.png"]),
+        ("hdfs:///", "/", "*.png", ["a.png"]),
+        ("sftp://me:p*[@h/", "/", "*.png", ["a.png"]),
+    ],
+)
+def test_patterns_become_urls(
+    monkeypatch: pytest.MonkeyPatch, start: str, above: str, pattern: str, names: list[str]
+) -> None:
+    """above: what the paths of a store have in the place of what its URLs begin with."""
+    store = SimpleNamespace(
+        _strip_protocol={start: above.rstrip("/")}.__getitem__,
+        glob={above + pattern: [above + name for name in reversed(names)]}.__getitem__,
+    )
+    monkeypatch.setattr(stores, "_opened", lambda url: (store, above + pattern))
+    found = stores.glob(url_of(start + pattern))
+    assert [url.text for url in found] == [start + name for name in names]
+
+
 def test_a_full_disk_is_no_fault_of_a_file(tmp_path: Path) -> None:
     shop = Shop("shaky")
     url = url_of(shop.put("x", b"content"))
@@ -351,6 +465,19 @@ def test_folders_come_in_the_order_of_paths() -> None:
     ]
 
 
+def test_empty_names_in_paths_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets have them; no folder could keep `in//a.png` apart from `in/a.png`."""
+    names = ("x", "a.png", "/a.png", "//a.png", "/only.png", "x/c.png", "x//c.png", "x//d/e.png")
+    entries = [Entry(name, "file", (k, 0)) for k, name in enumerate(names)]
+    monkeypatch.setattr(stores, "list_all", lambda folder: entries)
+    found = list(remote_sources.walk(url_of("s3://b/in"), recursive=True, barred=None))
+    assert len(found) == len(names)
+    good = {each.place: each.stamp[0] for each in found if each.fault is None}
+    assert good == {"a.png": 1, "x/c.png": 5}
+    odd = {each.url.text for each in found if each.fault == "an empty name is in its path (//)"}
+    assert odd == {f"s3://b/in/{name}" for name in names if "//" in f"/{name}"}
+
+
 def test_objects_that_stand_for_folders() -> None:
     shop = Shop("memory")
     shop.put("in/a.png", b"x")
@@ -382,7 +509,9 @@ def test_few_files_without_a_suffix_are_looked_into() -> None:
         shop.put(f"in/{k:02}", picture.getvalue())
     shop.put("in/readme", b"text")
     found = list(remote_sources.walk(url_of("memory://in"), recursive=True, barred=None))
-    assert [each.fault for each in found].count(None) == 32
+    faults = [each.fault for each in found]
+    assert faults[:32] == [None] * 32
+    assert set(faults[32:]) == {"has no suffix, and 32 others were looked into: name it"}
 
 
 # -- staging ---------------------------------------------------------------------------------------
@@ -424,10 +553,10 @@ def test_heads_are_fetched_once(tmp_path: Path) -> None:
         found.append(Source(path=url, relative=Path(url.name), stamp=stores.find(url)))
     found.append(Source(path=tmp_path / "a.png", relative=Path("a.png")))
     ShakyFileSystem.asked.clear()
-    with staging.Heads(found) as heads:
-        heads.is_wanted = lambda source: source.relative.name != "3.png"
+    with heads.Heads(found) as ahead:
+        ahead.is_wanted = lambda source: source.relative.name != "3.png"
         for source in [found[0], *found[:3], *found[4:]]:
-            assert headers.read(heads.of(source)).width_px == 6
+            assert headers.read(ahead.of(source)).width_px == 6
     read = sorted(path for operation, path in ShakyFileSystem.asked if operation == "cat_file")
     assert read == ["/0.png", "/1.png", "/2.png", "/4.png"]
 
@@ -482,6 +611,19 @@ def test_a_journal_that_cannot_be_put_is_kept(monkeypatch: pytest.MonkeyPatch) -
     assert again.find("149.png") is not None
     again.flush()
     assert Shop("shaky").journal().count(b"\n") == 150
+
+
+def test_the_mark_of_a_long_run_stays() -> None:
+    """A run on a cluster has one beside its journal, by which workers know the folder."""
+    kept = RemoteJournal(url_of("shaky://host/out"))
+    kept.begin()
+    names = [f"/out/.waifu4x/.{name}.12-0123abcd.partial" for name in ("cluster", "journal.jsonl")]
+    for name in names:
+        ShakyFileSystem.files[name] = b""
+        ShakyFileSystem.written[name] = datetime(2001, 1, 1, tzinfo=UTC)
+    kept.append(line("a.png"))
+    kept.flush()
+    assert [name in ShakyFileSystem.files for name in names] == [True, False]
 
 
 def test_both_journals_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from waifu4x import devices
 from waifu4x.engines import FloatArray, one_by_one
 from waifu4x.tiled import tile_sizes
 from waifu4x.tiled.tile_sizes import TileSizes
+from waifu4x.tiling import TileGrid
 
 CPU = torch.device("cpu")
 
@@ -46,7 +48,7 @@ class Clock:
         return 1500.0  # about as much as the default model's, by OpenVINO
 
 
-def sizes_of(engine: Clock, folder: Path | None = None, **how: int | None) -> TileSizes:
+def sizes_of(engine: Clock, folder: Path | None = None, **how: Any) -> TileSizes:
     return TileSizes(
         engine,
         device=CPU,
@@ -146,6 +148,45 @@ def test_a_slow_network_is_calibrated_no_longer_than_it_must(
     engine = Clock(monkeypatch, {256: 1e-5})
     sizes_of(engine, tmp_path).plan(2500, 2500)
     assert engine.seen == [256, 256]
+
+
+def test_of_calibrations_side_by_side_the_first_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else whoever was the first would cut its pictures in another way the next time."""
+    expected: list[TileGrid] = []
+
+    class Late(Clock):
+        """While it measures, another process begins, and ends."""
+
+        def run(self, batch: FloatArray) -> FloatArray:
+            if not self.seen:
+                self.seen.append(0)
+                self._rates = {256: 1e-6, 512: 0.8e-6, 1024: 0.7e-6}
+                expected.append(sizes_of(self, tmp_path).plan(2500, 2500))
+                self._rates = RATES
+            return super().run(batch)
+
+    engine = Late(monkeypatch, RATES)
+    assert [sizes_of(engine, tmp_path).plan(2500, 2500)] == expected
+    (kept,) = tmp_path.iterdir()
+    assert json.loads(kept.read_bytes())["1024"] == 1.0
+    assert expected != [sizes_of(engine, tmp_path / "alone").plan(2500, 2500)]
+
+
+def test_a_calibration_is_kept_without_links_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(tile_sizes.os, "link", refuse)
+    engine = Clock(monkeypatch, RATES)
+    plan = sizes_of(engine, tmp_path).plan(2500, 2500)
+    engine.seen.clear()
+    assert sizes_of(engine, tmp_path).plan(2500, 2500) == plan
+    assert engine.seen == []
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@
 #     ray job submit --address=http://HEAD:8265 --working-dir=examples/cluster -- \
 #         sh ray-job.sh /shared/photos /shared/big
 #
-# Started again, it does only what is missing.
+# Folders may be URLs of a store. For a line about every file add `--report FILE`, with a FILE on the
+# machine that this runs on. Started again, it does only what is missing.
 set -eu
 
 if [ $# -lt 2 ]; then
@@ -22,8 +23,8 @@ big=$2
 shift 2
 
 code=0
-waifu4x upscale "$photos" -r -o "$big" --ray auto --report "$big.jsonl" "$@" || code=$?
+waifu4x upscale "$photos" -r -o "$big" --ray auto "$@" || code=$?
 if [ "$code" -eq 3 ]; then
-    echo "some files failed: $big.jsonl says why; --retry-failed tries them again" >&2
+    echo "some files failed, for the reasons above; --retry-failed tries them again" >&2
 fi
 exit "$code"

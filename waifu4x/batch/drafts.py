@@ -8,12 +8,12 @@ from pathlib import Path
 
 from waifu4x import archives, headers, memory, naming
 from waifu4x.batch import limits, shards, staging, streamed
+from waifu4x.batch.heads import Heads
 from waifu4x.batch.jobs import Job, archive_header, check_writable, memory_bytes
 from waifu4x.batch.journal import Journal, Line
 from waifu4x.batch.remote_outputs import There
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import Source
-from waifu4x.batch.staging import Heads
 from waifu4x.errors import PictureReadError, UsageError
 from waifu4x.headers import Header
 from waifu4x.remote import stores, urls

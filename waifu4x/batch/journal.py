@@ -15,8 +15,11 @@ import errno
 import json
 import os
 import re
+import stat
 import sys
 import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -27,7 +30,9 @@ FOLDER = ".waifu4x"
 NAME = "journal.jsonl"
 # The last part is of one that `merging` has set aside.
 _OF_A_SHARD = re.compile(r"journal-([1-9]\d*)-of-([1-9]\d*)(?:\.[0-9a-f]{8})?\.jsonl")
-_MOST_TRIES = 5
+# How long a merge may need to give many journals other names, on a slow disk of another machine.
+_PAUSES_S = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+_GONE = frozenset({errno.ENOENT, errno.ESTALE})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +152,9 @@ class Journal:
         if self._shard is not None:
             os.close(self._opened())
 
+    def flush(self) -> None:
+        """Bring what was noted to where the outputs are: here it is already."""
+
     def append(self, line: Line) -> None:
         """Note a finished file. Raises OSError when the journal cannot be written."""
         line = replace(line, run=self._run)
@@ -195,43 +203,64 @@ def shard_of(path: Path) -> shards.Shard | None:
 
 def paths_in(folder: Path) -> list[Path]:
     """All journals of an output folder, that which was written to last at the end."""
+    return _listed(folder)[0]
+
+
+def _listed(folder: Path) -> tuple[list[Path], bool]:
+    """As `paths_in`; and whether these are all, because none got another name meanwhile."""
+    names = _names(folder)
+    # A file that gets another name while its folder is listed may be shown by neither.
+    are_all = names == _names(folder)
     found: list[tuple[int, bool, Path]] = []
+    for name in names:
+        path = folder / FOLDER / name
+        try:
+            facts = path.stat()
+        except OSError as error:
+            # A link to nothing stays so; whatever else fails here cannot be read either.
+            are_all = are_all and (error.errno not in _GONE or path.is_symlink())
+            continue
+        # A pipe would wait for a writer that never comes.
+        if stat.S_ISREG(facts.st_mode):
+            found.append((facts.st_mtime_ns, shard_of(path) is not None, path))
+    return [path for _, _, path in sorted(found)], are_all
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        with os.scandir(folder / FOLDER) as entries:
-            for entry in entries:
-                path = folder / FOLDER / entry.name
-                of_a_shard = shard_of(path) is not None
-                # A pipe would wait for a writer that never comes.
-                if (of_a_shard or entry.name == NAME) and entry.is_file():
-                    found.append((entry.stat().st_mtime_ns, of_a_shard, path))
+        names = os.listdir(folder / FOLDER)
     except OSError:
         return []  # none yet, or lost: that costs time
-    return [path for _, _, path in sorted(found)]
+    return sorted(name for name in names if name == NAME or _OF_A_SHARD.fullmatch(name))
 
 
 def read(folder: Path, *, shard: shards.Shard | None = None) -> tuple[Known, int]:
     """What all journals of a folder say (with `shard`: of its files), and their highest run."""
-    known, run = Known(), 0
-    for _ in range(_MOST_TRIES):
-        try:
-            for path in paths_in(folder):
-                other, latest = _read_where_possible(path, shard=shard)
-                known.absorb(other)
-                run = max(run, latest)
-            break
-        except FileNotFoundError:
-            # It was merged meanwhile: what it said stands in another one.
-            known, run = Known(), 0
+    for pause_s in _PAUSES_S:
+        paths, are_all = _listed(folder)
+        if are_all:
+            known, run, are_all = _read_all(paths, shard=shard)
+            if are_all:
+                return known, run
+        # They are merged meanwhile: what one said stands in another one, or will in a moment.
+        time.sleep(pause_s)
+    known, run, _ = _read_all(paths_in(folder), shard=shard)
     return known, run
 
 
-def _read_where_possible(path: Path, *, shard: shards.Shard | None) -> tuple[Known, int]:
-    try:
-        return read_file(path, shard=shard)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return Known(), 0  # as good as lost: that costs time
+def _read_all(paths: Iterable[Path], *, shard: shards.Shard | None) -> tuple[Known, int, bool]:
+    """What they say, their highest run, and whether all of them were still there."""
+    known, run, are_all = Known(), 0, True
+    for path in paths:
+        try:
+            other, latest = read_file(path, shard=shard)
+        except OSError as error:
+            # What cannot be read is as good as lost: that costs time.
+            are_all = are_all and error.errno not in _GONE
+            continue
+        known.absorb(other)
+        run = max(run, latest)
+    return known, run, are_all
 
 
 def read_file(path: Path, *, shard: shards.Shard | None = None) -> tuple[Known, int]:

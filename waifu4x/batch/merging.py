@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,12 +71,22 @@ def merge(folder: Location) -> Merged:
         )
     target = journal.path_of(folder)
     try:
-        files.sweep_orphans(target.parent)
+        _sweep(target)
         for path in journal.paths_in(folder):
             _set_aside(path)
         return _merge_into(target, journal.paths_in(folder), folder)
     except OSError as error:
         raise failures.write_error(error, target, size_bytes=0) from error
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed merges left."""
+    limit_s = time.time() - files.ORPHAN_AGE_S
+    # What else is temporary there may be in use, however old: the mark of a run on a cluster.
+    for path in target.parent.glob(f".{target.name}.*{files.PARTIAL_SUFFIX}"):
+        with suppress(OSError):
+            if files.is_partial(path.name) and path.stat().st_mtime < limit_s:
+                path.unlink()
 
 
 def _set_aside(path: Path) -> None:

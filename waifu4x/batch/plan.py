@@ -16,6 +16,7 @@ from typing import Literal
 from waifu4x import failures, naming
 from waifu4x.batch import outputs, shards, sources
 from waifu4x.batch.drafts import Draft, Drafter
+from waifu4x.batch.heads import Heads
 from waifu4x.batch.jobs import Job, named
 from waifu4x.batch.journal import Journal, Line, path_of
 from waifu4x.batch.outputs import Claims
@@ -23,7 +24,6 @@ from waifu4x.batch.remote_journal import RemoteJournal, folder_here
 from waifu4x.batch.remote_outputs import There
 from waifu4x.batch.request import STREAM, Request
 from waifu4x.batch.sources import LeftOut, Source
-from waifu4x.batch.staging import Heads
 from waifu4x.errors import PictureReadError, PictureWriteError, UsageError, Waifu4xError
 from waifu4x.remote import urls
 from waifu4x.remote.urls import Location, Url
@@ -89,7 +89,7 @@ class Plan:
         Raises:
             PictureWriteError: the journal could not be put beside the outputs; this machine has it.
         """
-        if isinstance(self.journal, RemoteJournal):
+        if self.journal is not None:
             self.journal.flush()
 
 

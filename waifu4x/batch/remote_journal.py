@@ -105,7 +105,8 @@ class RemoteJournal(Journal):
         except FileNotFoundError:
             data = b""  # nothing was noted yet
         try:
-            stores.prepare_folder(self.url.parent)
+            # What else is temporary there may be in use: the mark of a run on a cluster.
+            stores.prepare_folder(self.url.parent, of="journal")
             stores.put(data, self.url)
             self._unsent -= unsent
         finally:

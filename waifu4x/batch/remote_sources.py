@@ -104,15 +104,23 @@ def walk(folder: Url, *, recursive: bool, barred: str | None) -> Iterator[Found]
         url, entry = folder / found.place, found
         name = url.name
         fault = "no regular file" if entry.kind == "other" else None
-        if "\0" in entry.place or {".", ".."}.intersection(entry.place.split("/")):
-            fault = "its name is none that a file can have"
         if fault is None and not looks.is_named_like_one(name):
             fault = "no picture"
             # Of others the suffix says enough: looking into each would take a request.
             if "." not in name and sniffed < _MOST_LOOKED_INTO:
                 sniffed += 1
                 fault = _fault_inside(url, entry)
+            elif "." not in name:
+                fault = f"has no suffix, and {_MOST_LOOKED_INTO} others were looked into: name it"
         yield Found(url, entry.place, entry.stamp, fault)
+
+
+def _fault_of_name(place: str) -> str | None:
+    """Why nothing of this name can be worked on, whatever it is."""
+    parts = place.split("/")
+    if "\0" in place or {".", ".."}.intersection(parts):
+        return "its name is none that a file can have"
+    return "an empty name is in its path (//)" if "" in parts else None
 
 
 def _fault_inside(url: Url, entry: Entry) -> str | None:
@@ -141,7 +149,9 @@ def _walk(folder: Url, *, recursive: bool, barred: str | None) -> Iterator[Entry
             continue
         for entry in entries:
             url, is_folder = folder / entry.place, entry.kind == "folder"
-            if looks.is_hidden(url.name):
+            if (fault := _fault_of_name(entry.place)) is not None:
+                yield Found(url, entry.place, entry.stamp, fault)
+            elif looks.is_hidden(url.name):
                 yield Found(url, entry.place, entry.stamp, "hidden")
             elif not is_folder:
                 yield entry
@@ -176,6 +186,9 @@ def _tree(entries: list[Entry]) -> dict[str, dict[str, Entry]]:
     """Folders by their places, and in each what it holds, by name."""
     folders: dict[str, dict[str, Entry]] = {"": {}}
     for entry in entries:
+        if _fault_of_name(entry.place) is not None:
+            folders[""][entry.place] = entry  # no folders can be made of its parts
+            continue
         child = entry
         while True:
             above, _, name = child.place.rpartition("/")

@@ -7,6 +7,7 @@ All three spend their time in code that releases Python's lock. How much is on i
 the memory that it takes, so a folder of any length needs no more than its largest pictures do. What
 fails becomes an error in the place of its part, and goes the same way. A picture that is too large
 for memory goes alone, and is written by the calling thread while that enlarges it: `streamed`.
+What lies in stores comes ahead of the decode thread, by threads of its own: `fetching`.
 
 Signals interrupt the calling thread, between any two of its steps. A lock that Python code takes
 would then stay taken for ever, now and then (`threading.Condition`, and with it `queue.Queue`,
@@ -22,14 +23,15 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 from waifu4x import failures
-from waifu4x.batch import limits, noting, staging, streamed
+from waifu4x.batch import limits, noting, streamed
 from waifu4x.batch.assembly import Assembly, Folders
+from waifu4x.batch.fetching import Fetcher
 from waifu4x.batch.jobs import Job, named
 from waifu4x.batch.limits import POLL_S, Budget, Slots
 from waifu4x.batch.plan import Plan
@@ -74,6 +76,7 @@ def run(
     plan: Plan,
     upscaler: Upscaler,
     *,
+    jobs: Iterable[Job] | None = None,
     on_outcome: Callable[[Outcome], None],
     on_progress: Callable[[Job, float], None],
     workers: int,
@@ -82,6 +85,8 @@ def run(
     """Do all jobs of `plan`.
 
     Args:
+        jobs: in the place of the plan's, where they are not all known yet: a further one may wait
+            until others are done. A thread of the run takes them, a few ahead of time.
         on_outcome: called for every job that ended, in this thread, also when the run is cut short;
             never twice, so a signal that arrives in it cuts it short too.
         on_progress: called with a job and how much of it the network has done, 0..1.
@@ -97,6 +102,7 @@ def run(
     pipeline = _Pipeline(
         plan=plan,
         upscaler=upscaler,
+        fetcher=Fetcher(plan.jobs if jobs is None else jobs),
         on_outcome=on_outcome,
         on_progress=on_progress,
         workers=workers,
@@ -124,6 +130,7 @@ class _Pipeline:
 
     plan: Plan
     upscaler: Upscaler
+    fetcher: Fetcher
     on_outcome: Callable[[Outcome], None]
     on_progress: Callable[[Job, float], None]
     workers: int
@@ -155,7 +162,7 @@ class _Pipeline:
 
     def _read_all(self) -> None:
         try:
-            for job in staging.ahead(self.plan.jobs, wanted=lambda: not self._stopped):
+            for job in self.fetcher:
                 self._read(job)
             self._decoded.put(None)
         except BaseException as error:  # whatever it is, the run must hear of it
@@ -172,7 +179,7 @@ class _Pipeline:
                 if assembly.dropped or not self._has_room(part):
                     return
                 try:
-                    streamed.decode(part, self.plan.request)
+                    streamed.decode(part, self.plan.request, opener=self.fetcher.content)
                 except BaseException:
                     self._release(part)
                     self._ahead.give()
@@ -266,6 +273,7 @@ class _Pipeline:
     def wind_down(self) -> None:
         """Begin nothing any more, and wait for what is being encoded."""
         self._stopped = True
+        self.fetcher.close()
         self._end_encoders(tell=lambda: None)
         if self._reader.is_alive():
             # It ends after the file that it is reading, and has nothing to clean up.
@@ -277,6 +285,7 @@ class _Pipeline:
         What is being written is waited for; what is still being encoded finds itself dropped.
         """
         self._stopped = True
+        self.fetcher.close()
         for assembly in list(self._open):
             assembly.drop()
         self._pass_on()

@@ -19,6 +19,7 @@ from waifu4x.archives import Member
 from waifu4x.batch import staging
 from waifu4x.batch.jobs import Job, check_writable, in_member, memory_bytes
 from waifu4x.batch.request import Request, sha256_of
+from waifu4x.batch.staging import Opener
 from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import PictureReadError, Waifu4xError
 from waifu4x.headers import Header
@@ -109,8 +110,10 @@ def _part_of(member: Member, job: Job, upscaler: Upscaler, request: Request) -> 
         raise in_member(job.source.path, member.name, error) from error
 
 
-def decode(part: Part, request: Request) -> None:
+def decode(part: Part, request: Request, *, opener: Opener = staging.content) -> None:
     """Put the decoded content in the place of the stored one; bytes pass as they are.
+
+    opener: gives what is stored, where the part does not hold it.
 
     Raises:
         PictureReadError: it is damaged.
@@ -120,7 +123,7 @@ def decode(part: Part, request: Request) -> None:
         return
     started = time.perf_counter()
     limit = request.max_pixels
-    with _stored(part) as stored, _naming_its_member(part):
+    with _stored(part, opener) as stored, _naming_its_member(part):
         if part.header.frames > 1:
             most = animations.MAX_PIXELS if limit is None else limit
             part.content = animations.read(stored, max_pixels=most)
@@ -132,10 +135,10 @@ def decode(part: Part, request: Request) -> None:
 
 
 @contextmanager
-def _stored(part: Part) -> Iterator[Path | bytes]:
+def _stored(part: Part, opener: Opener) -> Iterator[Path | bytes]:
     """What is to be decoded, for as long as that takes."""
     if part.member is None:
-        with staging.content(part.job) as stored:
+        with opener(part.job) as stored:
             yield stored
         return
     assert isinstance(part.content, bytes), "it was decoded already"

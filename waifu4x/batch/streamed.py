@@ -21,6 +21,7 @@ from waifu4x.batch import stages, staging
 from waifu4x.batch.jobs import Job, check_writable
 from waifu4x.batch.request import Request
 from waifu4x.batch.stages import Part, Progress
+from waifu4x.batch.staging import Opener
 from waifu4x.codecs.formats import FORMATS
 from waifu4x.errors import OutOfMemoryError, Waifu4xError
 from waifu4x.huge import reading, writing
@@ -149,10 +150,10 @@ def parts(
     )
 
 
-def decode(part: Part, request: Request) -> None:
+def decode(part: Part, request: Request, *, opener: Opener = staging.content) -> None:
     """As `stages.decode`; of a streamed one damage may show only when it is enlarged."""
     if not isinstance(part, StreamedPart):
-        stages.decode(part, request)
+        stages.decode(part, request, opener=opener)
         return
     started = time.perf_counter()
     job = part.job

@@ -26,15 +26,17 @@ def check(request: Request, *, address: str, device: str) -> None:
         raise UsageError(
             "--ray needs Ray: pip install 'waifu4x[ray]', on all machines of a cluster"
         )
-    if address == AUTO:
-        address = os.environ.get("RAY_ADDRESS", AUTO)
+    given = f"--ray {address!r}"
+    if address == AUTO and (named := os.environ.get("RAY_ADDRESS")):
+        address, given = named, f"RAY_ADDRESS={named}"
     if address.startswith(_CLIENT):
         raise UsageError(
             f"{address} is for Ray's client, which does not tell of workers that die: run this on "
             f"a machine of the cluster with --ray auto, or by `ray job submit`"
         )
-    if address not in (AUTO, LOCAL) and not address.rpartition(":")[2].isdecimal():
-        raise UsageError(f"--ray {address!r} is no cluster: give auto, local or HOST:PORT")
+    host, _, port = address.rpartition(":")
+    if address not in (AUTO, LOCAL) and (not host or "/" in host or not port.isdecimal()):
+        raise UsageError(f"{given} is no cluster: give auto, local or HOST:PORT")
     if STREAM in request.inputs or request.output == STREAM:
         raise UsageError("--ray works on files: - is none, so give files or folders, and -o")
     if outputs.folder_for(request, "") is None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from waifu4x.batch.jobs import Job
+from waifu4x.cluster import inputs
 from waifu4x.cluster.links import Link
 from waifu4x.cluster.messages import Ticket
 
@@ -67,8 +67,7 @@ class Backlog:
         return tuple(tickets)
 
     def _ticket(self, number: int) -> Ticket:
-        """Without what only the journal needs."""
-        return number, dataclasses.replace(self._jobs[number], line=None)
+        return number, inputs.as_sent(self._jobs[number])
 
     def take_back(self, link: Link) -> list[int]:
         """What a dead worker had is for others now; given are those that it died of."""

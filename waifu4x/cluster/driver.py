@@ -40,6 +40,8 @@ _NOBODY_S = 300.0
 """How long a run waits without any worker for the cluster to have room for one."""
 _START_S = 1800.0
 """How long a worker may take to fetch and open the model."""
+_REFRESH_S = 3600.0
+"""How often the mark is made young again, which others would sweep after a day."""
 _GOODBYE_S = 10.0
 
 
@@ -129,7 +131,7 @@ class _Driver:
         """What ends the run."""
         self._mailbox = Mailbox()
         self._links: set[Link] = set()
-        self._nobody_since_s = time.monotonic()
+        self._nobody_since_s = self._refreshed_s = time.monotonic()
         self._furthest = (0, 0.0)
 
     # -- workers come ------------------------------------------------------------------------------
@@ -166,6 +168,7 @@ class _Driver:
         """Until all jobs have ended."""
         while self._backlog.left:
             self._heed_next()
+            self._check_clocks(time.monotonic())
             if self._fatal is not None:
                 raise self._fatal
             if self._stopped:
@@ -183,13 +186,16 @@ class _Driver:
                 link.abandon()
 
     def _heed_next(self) -> None:
-        """Deal with what is told next, or with nothing being told."""
-        event = self._mailbox.first()
-        if event is not None:
-            self._heed(event)
-            self._mailbox.drop()
+        """Deal with what is told next, waiting a moment for it."""
+        if (event := self._mailbox.first()) is None:
             return
-        now_s = time.monotonic()
+        if event[0].pid is not None:
+            self._nobody_since_s = time.monotonic()
+        self._heed(event)
+        self._mailbox.drop()
+
+    def _check_clocks(self, now_s: float) -> None:
+        """Wait for nobody for ever, whether there is something to heed meanwhile or not."""
         if any(link.pid is not None for link in self._links):
             self._nobody_since_s = now_s
         elif now_s - self._nobody_since_s > _NOBODY_S:
@@ -200,6 +206,9 @@ class _Driver:
         for link in self._links:
             if not link.ready and link.pid is not None and now_s - link.since_s > _START_S:
                 link.abandon()
+        if now_s - self._refreshed_s > _REFRESH_S:
+            self._refreshed_s = now_s
+            traces.refresh(self._order.mark)
 
     def _heed(self, event: Event) -> None:
         """An event that was interrupted by a signal comes again, and does no harm."""
@@ -223,9 +232,12 @@ class _Driver:
 
     def _take(self, link: Link, reply: Reply) -> None:
         for number, outcome in reply.outcomes:
-            if link.outstanding.pop(number, None) is not None:
-                self._end(number, outcome)
+            if number in link.outstanding:
+                # In this order: a signal in between lets it be noted twice, and never not at all.
+                is_noted = self._note(number, outcome)
+                del link.outstanding[number]
                 link.settled += 1
+                self._end(number, outcome, is_noted=is_noted)
         if not link.outstanding:
             link.alone = False
         if reply.progress is not None and not self._stopped:
@@ -233,9 +245,8 @@ class _Driver:
             if self._furthest != before:
                 self.on_progress(self.plan.jobs[self._furthest[0]], self._furthest[1])
 
-    def _end(self, number: int, outcome: Outcome) -> None:
-        """One job has ended: it is noted, and told."""
-        self._backlog.left -= 1
+    def _note(self, number: int, outcome: Outcome) -> bool:
+        """What became of a job goes into the journal; False where that is the end of the run."""
         job = self.plan.jobs[number]
         try:
             if outcome.error is None:
@@ -244,6 +255,13 @@ class _Driver:
                 noting.note_failed(self.plan, job, outcome.error)
         except PictureWriteError as error:
             self._fatal = self._fatal or error
+            return False
+        return True
+
+    def _end(self, number: int, outcome: Outcome, *, is_noted: bool) -> None:
+        """One job has ended, which is told; where it could not be noted it is not."""
+        self._backlog.left -= 1
+        if not is_noted:
             return
         if isinstance(outcome.error, DiskFullError):
             self._fatal = self._fatal or outcome.error
@@ -252,7 +270,7 @@ class _Driver:
         for stage, spent_s in outcome.seconds.items():
             self.split.stages_s[stage] += spent_s
         # The very job of the plan, and not the copy that was sent: whoever is told knows it.
-        self.on_outcome(dataclasses.replace(outcome, job=job))
+        self.on_outcome(dataclasses.replace(outcome, job=self.plan.jobs[number]))
 
     # -- jobs go out -------------------------------------------------------------------------------
 
@@ -302,7 +320,8 @@ class _Driver:
             f"file, the last time with no other ({reason}): leave it out, or see what is wrong "
             f"with it on one machine"
         )
-        self._end(number, Outcome(job=job, status="failed", error=error))
+        outcome = Outcome(job=job, status="failed", error=error)
+        self._end(number, outcome, is_noted=self._note(number, outcome))
 
     # -- the end -----------------------------------------------------------------------------------
 

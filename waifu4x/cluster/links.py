@@ -120,7 +120,8 @@ class Link:
         """How many jobs it has ended."""
         self.outstanding: dict[int, Job] = {}
         """What it was given and has not ended, by number."""
-        self.since_s = time.monotonic()
+        self.since_s = 0.0
+        """When it was met, by `time.monotonic`: until then it waited for room."""
         self._cluster = cluster
         self._order = order
         self._mailbox = mailbox
@@ -170,6 +171,7 @@ class Link:
         raise WorkerDied("it was let go of")
 
     def _meet(self, facts: dict[str, Any]) -> None:
+        self.since_s = time.monotonic()  # before its number, by which others know that it came
         self.node, self.pid = str(facts["node"]), int(facts["pid"])
         if facts["version"] != __version__:
             raise ClusterError(

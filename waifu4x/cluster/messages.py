@@ -16,7 +16,7 @@ from waifu4x.errors import Waifu4xError
 from waifu4x.remote.urls import Location
 
 Ticket = tuple[int, Job]
-"""A job, and which of the plan it is."""
+"""A job as `inputs.as_sent` gives it, and which of the plan it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,16 @@ class Reply:
     end: End | None = None
 
 
+def bare(error: Waifu4xError) -> Waifu4xError:
+    """The error without frames, which hold whatever there was."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def portable(error: BaseException) -> BaseException:
     """The error as it can be sent: without frames, and as one that any process can make."""
     if isinstance(error, Waifu4xError):
-        error.__cause__ = error.__context__ = None
-        return error.with_traceback(None)
+        return bare(error)
     told = "".join(traceback.format_exception(error))
     sent: BaseException = RuntimeError(f"{type(error).__name__}: {error}")
     if type(error).__module__ == "builtins":

@@ -43,6 +43,15 @@ def make(mark: Location) -> None:
         raise failures.write_error(error, mark, size_bytes=0) from error
 
 
+def refresh(mark: Location) -> None:
+    """Make it young again: what is temporary is swept by whoever comes, when it is a day old."""
+    with suppress(OSError, PictureWriteError):
+        if isinstance(mark, Url):
+            stores.put(b"waifu4x", mark)
+        else:
+            os.utime(mark)
+
+
 def remove(mark: Location) -> None:
     """Nothing is raised: it does no harm where it stays."""
     with suppress(OSError, PictureWriteError):

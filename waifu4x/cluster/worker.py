@@ -5,30 +5,34 @@
 Whoever gives the jobs calls `exchange` again and again: it brings jobs and takes outcomes back, so
 there is one call under way at a time, and none that lasts. The run is continuous, so decoding, the
 network and encoding overlap from one job to the next, as they do on one machine. It keeps no
-journal, and knows nothing of other workers.
+journal, and knows nothing of other workers. What was decided about a job elsewhere is looked at
+again before it is done: whether its input is the same file here, and whether it fits into memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import platform
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import cast
 
 from waifu4x import memory
-from waifu4x.batch import run
+from waifu4x.batch import limits, run, streamed
+from waifu4x.batch.fetching import Threads
 from waifu4x.batch.jobs import Job
 from waifu4x.batch.limits import POLL_S
 from waifu4x.batch.plan import Plan
 from waifu4x.batch.request import Request
 from waifu4x.batch.run import Outcome, Split
-from waifu4x.cluster import traces
-from waifu4x.cluster.messages import End, Message, Order, Place, Reply, portable
-from waifu4x.errors import ClusterError
+from waifu4x.cluster import inputs, traces
+from waifu4x.cluster.messages import End, Message, Order, Place, Reply, bare, portable
+from waifu4x.errors import ClusterError, OutOfMemoryError, Waifu4xError
 from waifu4x.failures import shown
 from waifu4x.models import open_upscaler
 from waifu4x.upscaler import Upscaler
@@ -39,6 +43,12 @@ _MOST_ENCODERS = 8
 _MEMORY_SHARE = 0.5
 # Several outcomes at once are cheaper than one by one.
 _GATHER_S = 0.01
+# A store takes long to answer: so many inputs are looked at at once.
+_LOOKS = 4
+_MOST_STRANGE = 3
+"""Of inputs, one after the other, that are other files here: it is no fault of theirs then."""
+
+_Fit = Callable[[Job], Job]
 
 
 class _StoppedError(BaseException):
@@ -49,12 +59,14 @@ class Worker:
     """Does jobs. Every method returns soon; what takes long runs in a thread."""
 
     def __init__(self) -> None:
-        self._given: queue.SimpleQueue[tuple[int, Job] | None] = queue.SimpleQueue()
+        self._given: queue.SimpleQueue[tuple[int, Job, Future[None]] | None] = queue.SimpleQueue()
         self._told: queue.SimpleQueue[tuple[int, Outcome] | End | None] = queue.SimpleQueue()
         # By id: jobs are not told apart by what they say.
         self._under_way: dict[int, tuple[int, Job]] = {}
         self._progress: tuple[int, float] | None = None
         self._stopping = False
+        self._looks = Threads(_LOOKS, name="look")
+        self._strange = 0
 
     def facts(self) -> dict[str, str | int]:
         """Who it is. Asked first, and in words that every version understands."""
@@ -66,8 +78,9 @@ class Worker:
 
     def exchange(self, message: Message) -> Reply:
         """Take further jobs, and tell what has ended meanwhile."""
-        for ticket in message.tickets:
-            self._given.put(ticket)
+        for number, job in message.tickets:
+            look = self._looks.begin(functools.partial(inputs.check, job))
+            self._given.put((number, job, look))
         if message.close:
             self._given.put(None)
         self._stopping = self._stopping or message.stop
@@ -100,6 +113,7 @@ class Worker:
             pass
         except BaseException as error:  # whatever it is, it must be heard of
             end = End(error=portable(error))
+        self._looks.close()
         self._told.put(end)
 
     def _run(self, order: Order, place: Place) -> Split:
@@ -107,26 +121,48 @@ class Worker:
         request, upscaler = _opened(order, place)
         _check(order, upscaler)
         self._told.put(None)
-        # The jobs come one by one; `run` only goes through them.
-        jobs = cast("list[Job]", self._jobs())
         return run.run(
-            Plan(request=request, jobs=jobs),
+            Plan(request=request),
             upscaler,
+            jobs=self._jobs(_fitting(order, place, request, upscaler)),
             on_outcome=self._tell,
             on_progress=self._note_progress,
             workers=order.encoders or max(1, min(place.cores, _MOST_ENCODERS)),
         )
 
-    def _jobs(self) -> Iterator[Job]:
-        while True:
+    def _jobs(self, fit: _Fit) -> Iterator[Job]:
+        while (given := self._next_given()) is not None:
+            number, job, look = given
+            try:
+                self._wait_for(look)
+                job = fit(job)
+            except Waifu4xError as error:
+                self._refuse(number, job, error)
+                continue
+            self._strange = 0
+            self._under_way[id(job)] = number, job
+            yield job
+
+    def _next_given(self) -> tuple[int, Job, Future[None]] | None:
+        """None when there will be no further one."""
+        while not self._stopping:
+            with suppress(queue.Empty):
+                return self._given.get(timeout=POLL_S)
+        raise _StoppedError
+
+    def _wait_for(self, look: Future[None]) -> None:
+        """Until an input was looked at. Raises as `inputs.check`."""
+        while not futures.wait([look], timeout=POLL_S).done:
             if self._stopping:
                 raise _StoppedError
-            with suppress(queue.Empty):
-                ticket = self._given.get(timeout=POLL_S)
-                if ticket is None:
-                    return
-                self._under_way[id(ticket[1])] = ticket
-                yield ticket[1]
+        look.result()
+
+    def _refuse(self, number: int, job: Job, error: Waifu4xError) -> None:
+        """It failed before it was begun. Raises the error where this machine is to blame."""
+        self._strange = self._strange + 1 if isinstance(error, ClusterError) else 0
+        if self._strange == _MOST_STRANGE:
+            raise error
+        self._told.put((number, Outcome(job=job, status="failed", error=bare(error))))
 
     def _tell(self, outcome: Outcome) -> None:
         number, _ = self._under_way.pop(id(outcome.job))
@@ -163,6 +199,34 @@ def _opened(order: Order, place: Place) -> tuple[Request, Upscaler]:
     if not order.filters:
         wishes["device"] = "cuda" if place.gpu else "cpu"
     return request, open_upscaler(order.model, **wishes)
+
+
+def _fitting(order: Order, place: Place, request: Request, upscaler: Upscaler) -> _Fit:
+    """How a job is done with the memory that is here, and not where it was planned.
+
+    request: as `_opened` gives it.
+    """
+    limit_bytes = limits.memory_bytes(request.memory_bytes)
+    free_bytes, is_shared = memory.free_host_bytes(), order.request.memory_bytes is None
+    if is_shared:
+        free_bytes = int(free_bytes * place.share)
+
+    def fit(job: Job) -> Job:
+        try:
+            return streamed.fitted(
+                job,
+                upscaler,
+                order.request,
+                to_stdout=False,
+                free_bytes=free_bytes,
+                limit_bytes=limit_bytes,
+            )
+        except OutOfMemoryError as error:
+            if not is_shared:
+                raise
+            raise OutOfMemoryError(f"{error}, or give each worker more with --memory") from error
+
+    return fit
 
 
 def _check(order: Order, upscaler: Upscaler) -> None:

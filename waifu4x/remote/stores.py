@@ -13,6 +13,7 @@ is sent under a hidden name beside its own, and renamed.
 from __future__ import annotations
 
 import errno
+import re
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ _PACKAGES = {"smbclient": "smbprotocol", "git": "pygit2", "libarchive": "libarch
 _IN_ONE_BYTES = 32 * 2**20
 # Of what a store says: some enclose pages.
 _MOST_CHARACTERS = 200
+_MAGIC = re.compile(r"[*?\[]")
+# What comes to the same when it is tried in another way.
+_CERTAIN = (ConnectionError, TimeoutError, PermissionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +164,22 @@ def glob(pattern: Url) -> list[Url]:
     """The files and folders that a pattern means, sorted. Raises PictureReadError."""
     with _asking(pattern, PictureReadError):
         file_system, path = _opened(pattern)
-        # A path is what comes last in its URL.
-        start = pattern.text[: len(pattern.text) - len(path)]
-        return [Url(f"{start}{name}") for name in sorted(map(str, file_system.glob(path)))]
+        # Not all of a URL is in the paths of its store, so what is no pattern is taken from itself.
+        start = pattern.text[: _magic_at(pattern.text)]
+        above = file_system._strip_protocol(start).rstrip("/")
+        inside = above + start[len(start.rstrip("/")) :] if above else "/"
+        names = sorted(map(str, file_system.glob(path)))
+        return [Url(start + name.removeprefix(inside)) for name in names]
+
+
+def _magic_at(text: str) -> int:
+    """Where, in the URL of a pattern, the first part begins that is one."""
+    first = text.index("://") + 3
+    # A password may have any characters.
+    user, at, _ = text[first:].partition("/")[0].rpartition("@")
+    found = _MAGIC.search(text, first + len(user + at))
+    assert found is not None, "it is a pattern"
+    return text.rindex("/", 0, found.start()) + 1
 
 
 def read(url: Url, start: int | None = None, stop: int | None = None) -> bytes:
@@ -216,8 +233,10 @@ def remove(url: Url) -> None:
         _remove(file_system, path)
 
 
-def prepare_folder(folder: Url) -> None:
+def prepare_folder(folder: Url, *, of: str = "") -> None:
     """Make a folder, where the store has such; remove what killed runs left in it.
+
+    of: only of files whose names begin so.
 
     Raises PictureWriteError.
     """
@@ -225,13 +244,15 @@ def prepare_folder(folder: Url) -> None:
         return
     with _asking(folder, PictureWriteError):
         file_system, path = _opened(folder)
-        file_system.makedirs(path, exist_ok=True)
+        _make_folder(file_system, path)
         limit_ns = int((time.time() - files.ORPHAN_AGE_S) * 1e9)
         for info in file_system.ls(path, detail=True):
-            name, written_ns = str(info["name"]), stamps.time_ns(info)
-            if files.is_partial(PurePosixPath(name).name) and 0 < written_ns < limit_ns:
+            path, written_ns = str(info["name"]), stamps.time_ns(info)
+            name = PurePosixPath(path).name
+            is_ours = files.is_partial(name) and name.startswith(f".{of}")
+            if is_ours and 0 < written_ns < limit_ns:
                 with suppress(Exception):  # it is another run's, and gone meanwhile
-                    _remove(file_system, name)
+                    _remove(file_system, path)
 
 
 def _opened(url: Url) -> tuple[Any, str]:
@@ -258,6 +279,23 @@ def _entries(infos: Any, root: str) -> list[Entry]:
     return found
 
 
+def _make_folder(file_system: Any, path: str) -> None:
+    """With those above; that another machine makes one of them at the same time does no harm."""
+    # Some ask first, and fail where a folder came between: each time there is one more of them.
+    for left in reversed(range(path.count("/") + 1)):
+        try:
+            file_system.makedirs(path, exist_ok=True)
+            return
+        except _CERTAIN:
+            raise
+        except Exception:
+            file_system.invalidate_cache()
+            if file_system.isdir(path):
+                return
+            if not left:
+                raise
+
+
 def _send(file_system: Any, content: bytes | Path, path: str) -> None:
     if isinstance(content, Path):
         is_small = content.stat().st_size <= _IN_ONE_BYTES
@@ -279,20 +317,33 @@ def _rename(file_system: Any, partial: str, path: str, url: Url) -> None:
         _remove(file_system, partial)
         return
     try:
-        file_system.mv(partial, path)
-    except (ConnectionError, TimeoutError, PermissionError, FileNotFoundError):
+        _move(file_system, partial, path)
+    except (*_CERTAIN, FileNotFoundError):
         raise
     except Exception:
         if not file_system.exists(path):
             raise
         kept = _beside(url)
-        file_system.mv(path, kept)
+        _move(file_system, path, kept)
         try:
-            file_system.mv(partial, path)
+            _move(file_system, partial, path)
         except BaseException:
-            file_system.mv(kept, path)
+            _move(file_system, kept, path)
             raise
         _remove(file_system, kept)
+
+
+def _move(file_system: Any, source: str, target: str) -> None:
+    file_system.mv(source, target)
+    # WebHDFS does nothing onto what is there, and says so where fsspec does not look.
+    file_system.invalidate_cache()
+    try:
+        file_system.info(source)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ENOENT:
+            return
+        raise
+    raise OSError("the store did not rename what was sent")
 
 
 def _beside(url: Url) -> str:

@@ -20,7 +20,9 @@ _ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "ssh": "sftp"
 _WEB = frozenset({"http", "https"})
 # What lies before the first / is a folder like any other there, and no host or bucket.
 _WITHOUT_HOST = frozenset({"memory"})
-_USER = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
+# What stands there in these is the repository, or the version.
+_WITHOUT_PASSWORD = frozenset({"github", "git"})
+_USER = re.compile(r"(?<!\bgithub)(?<!\bgit)(://[^/\s:@]*):[^/\s]*@")
 # A signature in it is as good as a password.
 _QUERY = re.compile(r"(https?://[^\s?'\"]*)\?[^\s'\"]+", re.IGNORECASE)
 
@@ -81,13 +83,15 @@ class Url:
     @property
     def password(self) -> str:
         """The one that it contains; else empty."""
+        if self.protocol in _WITHOUT_PASSWORD:
+            return ""
         user, at, _ = self._rest.partition("/")[0].rpartition("@")
         return user.partition(":")[2] if at else ""
 
     @property
     def identity(self) -> str:
         """The same for all names of one file, as far as they tell; without a password."""
-        return self.protocol + _USER.sub(r"\1@", f"://{self._rest}")
+        return _USER.sub(r"\1@", f"{self.protocol}://{self._rest}")
 
     def with_name(self, name: str) -> Url:
         return self.parent / name

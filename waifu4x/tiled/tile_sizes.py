@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Sequence
 from hashlib import sha256
@@ -267,11 +268,8 @@ class TileSizes:
         kept = self._folder / _kept_as(self._engine, device=self._device, name=self._name)
         curve = _read_curve(kept)
         if curve is None:
-            curve = self._measured_curve()
-            text = json.dumps({str(side): cost for side, cost in curve.items()})
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                files.write_bytes(kept, text.encode())
+                curve = _first_kept(kept, self._measured_curve())
             except OSError:
                 return  # measured anew every time, a picture might be cut anew every time
         self._curve = curve
@@ -317,6 +315,26 @@ def _kept_as(engine: NetworkEngine, *, device: torch.device, name: str) -> str:
     """What the calibration of a network on a device is called: it says all that counts."""
     facts = [_FORMAT, name, engine.name, engine.precision, str(device), devices.describe(device)]
     return f"tiles-{sha256(json.dumps(facts).encode()).hexdigest()[:32]}.json"
+
+
+def _first_kept(path: Path, curve: dict[int, float]) -> dict[int, float]:
+    """What is kept from now on: `curve`, or that of a process that was sooner. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps({str(side): cost for side, cost in curve.items()}).encode()
+    temporary = files.partial_path(path)
+    try:
+        temporary.write_bytes(data)
+        os.link(temporary, path)  # unlike renaming it replaces nothing
+        return curve
+    except FileExistsError:
+        if (first := _read_curve(path)) is not None:
+            return first
+    except OSError:
+        pass  # not every file system has links
+    finally:
+        temporary.unlink(missing_ok=True)
+    files.write_bytes(path, data)
+    return _read_curve(path) or curve
 
 
 def _read_curve(path: Path) -> dict[int, float] | None:
