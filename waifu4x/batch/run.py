@@ -350,9 +350,9 @@ class _Pipeline:
 
     def _release(self, part: Part) -> None:
         """Keep nothing of it: whoever still holds the part holds no picture."""
-        self._budget.give(part.memory_bytes)
-        part.memory_bytes = 0
+        size_bytes, part.memory_bytes = part.memory_bytes, 0
         part.content = b""
+        self._budget.give(size_bytes)  # last, as whoever waits for the room goes on at once
 
 
 def _step_back() -> None:
