@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import io
 import json
@@ -410,6 +411,36 @@ def test_a_missing_an_extra_and_a_misshapen_tensor_are_refused(
         ):
             error = refusal(written(tmp_path / f"{number}.pth", content))
             assert "looks like" in str(error) or isinstance(error, UnknownNetworkError)
+
+
+@pytest.mark.parametrize("make", NETS)
+def test_a_tensor_with_other_axes_is_refused(make: Callable[[], nn.Module]) -> None:
+    state = state_of(make())
+    for key in state:
+        for shape in ((), (0,), (3,), (1,) * 8):
+            # What is recognised all the same is refused as its shapes are compared.
+            with contextlib.suppress(UnknownNetworkError):
+                recognise({**state, key: torch.zeros(shape)}, {})
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"atoms": (), "patches": ()},
+        {
+            "upscale.kernel.weight": (4, 4),
+            "upscale.hidden.weight": (),
+            "conv_first.weight": (4, 3, 3, 3),
+        },
+        {"P2W.meta_block.0.weight": (3, 3), "sub_mean.bias": (0,)},
+    ],
+)
+def test_keys_of_a_layout_whose_tensors_lack_axes(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    content = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    error = refusal(written(tmp_path / "m.pth", content))
+    assert isinstance(error, UnknownNetworkError)
 
 
 @pytest.mark.parametrize(

@@ -445,6 +445,9 @@ def test_the_recipe_mixes_every_tenth() -> None:
         ({"data__patch_px": "48"}, "must be a multiple of 10, not 48"),
         ({"data__from_scale": "1.15"}, "must be tenths from 1 to 4, not 1.15"),
         ({"data__from_scale": "4.1"}, "must be tenths from 1 to 4, not 4.1"),
+        ({"data__from_scale": "nan"}, "must be tenths from 1 to 4, not nan"),
+        ({"data__from_scale": "inf"}, "must be tenths from 1 to 4, not inf"),
+        ({"data__from_scale": "-inf"}, "must be tenths from 1 to 4, not -inf"),
         ({"data__degradation": "web"}, "goes with bicubic pairs alone"),
     ],
 )

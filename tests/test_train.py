@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 from waifu4x import pictures, weights
 from waifu4x.bench.metrics import psnr_y
 from waifu4x.canvas import from_unit, to_unit
-from waifu4x.cli import train_flags
+from waifu4x.cli import train_flags, train_run
 from waifu4x.cli.app import app
 from waifu4x.errors import TrainError, UsageError
 from waifu4x.model_files import checkpoints
@@ -218,6 +218,10 @@ def _with(recipe_: Recipe, **changes: Any) -> Recipe:
             "crops of several scales differ in size",
         ),
         (
+            _with(PIXEL, data=DataOptions(patch_px=8, scales=(2, 1))),
+            "msrresnet is a network of one scale, and data.scales mixes 1, 2: give one of them",
+        ),
+        (
             _with(
                 PIXEL,
                 generator={"network": "autoencoder", "scale": 2},
@@ -236,6 +240,33 @@ def test_what_is_wrong_is_said_before_any_work(chosen: Recipe, words: str) -> No
         building.check(chosen)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "scales"), [("vdsr", "[2, 4]"), ("meta-edsr", "[2, 3, 4]"), ("fast", "[4]")]
+)
+def test_scales_that_can_be_mixed(name: str, scales: str) -> None:
+    given = recipe.load(name).data
+    chosen = recipe.load(name, overrides=[("data.scales", scales)])
+    # Tenths, and a list of scales, do not go together.
+    building.check(_with(chosen, data=dataclasses.replace(chosen.data, from_scale=None)))
+    assert chosen.data.scales != given.scales
+
+
+@pytest.mark.parametrize("scales", ["[2, 0]", "[2, -3]"])
+def test_scales_are_from_1_on(scales: str) -> None:
+    with pytest.raises(UsageError, match="scales are whole numbers from 1 on"):
+        recipe.load("vdsr", overrides=[("data.scales", scales)])
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("crossnet", " --reference sharp.png"), ("srntt", ""), ("fast", "")]
+)
+def test_the_command_that_is_told_at_the_end_can_be_given(name: str, more: str) -> None:
+    with torch.device("meta"):
+        network: Any = building.generator(recipe.load(name))
+    told = train_run._usage("own", network.config)
+    assert told == f"waifu4x upscale meme.png -m own{more}"
 
 
 def test_scales_of_networks_that_count_in_doublings() -> None:

@@ -54,7 +54,9 @@ SMALL: dict[str, dict[str, str]] = {
     "realesrgan": _RRDB | _UNET,
     "realesrnet": _RRDB,
     "realplksr": {
-        **{"generator.blocks": "1", "generator.channels": "8", "generator.large_channels": "4"},
+        "generator.blocks": "1",
+        "generator.channels": "8",
+        "generator.large_channels": "4",
         "generator.large_kernel": "5",
     },
     "san": {

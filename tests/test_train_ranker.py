@@ -424,14 +424,20 @@ def test_making_patches_goes_on_where_it_was_killed(
         assert {name: (cut / name).read_bytes() for name in names} == wanted, told
 
 
-def test_what_is_done_is_not_done_again(photos: Path, tmp_path: Path, prior: Prior) -> None:
+def test_what_is_done_is_not_done_again(
+    photos: Path, tmp_path: Path, prior: Prior, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make(photos, tmp_path / "out", prior)
+    # Nor one without a place, though it is looked at first.
+    looked_at: list[np.ndarray] = []
+    monkeypatch.setattr(ranking, "_places", lambda hr, plan: looked_at.append(hr) or [])
 
     def never(lr: np.ndarray) -> np.ndarray:
         raise AssertionError("a picture is enlarged again")
 
     idle = [dataclasses.replace(system, enlarge=never) for system in SYSTEMS]
     assert len(make(photos, tmp_path / "out", prior, systems=idle).places) == 8
+    assert not looked_at
 
 
 def test_patches_of_other_options_are_refused(photos: Path, tmp_path: Path, prior: Prior) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,51 @@ def test_label_maps_are_cut_and_turned_with_their_pictures(place: Path) -> None:
     half = pickle.loads(sent)[5].regions
     assert torch.equal(half, whole.regions[1::2])
     assert Batches([dataclasses.replace(cache, regions=None)], data)[5].regions is None
+
+
+def test_a_map_of_one_bit_has_two_classes(place: Path) -> None:
+    gray = np.zeros((33, 40), np.uint8)
+    gray[8:24, 5:30] = 1
+    path, found = place / "labels" / "deep" / "0.png", []
+    for image in (Image.fromarray(255 * gray).convert("1"), Image.fromarray(gray)):
+        image.save(path)
+        with Image.open(path) as opened:
+            assert opened.mode == image.mode
+        regions = labelled(place, dataclasses.replace(OPTIONS, background_classes=(1,))).regions
+        assert regions is not None
+        found.append(np.array(regions.map(0)))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert set(np.unique(found[0])) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_is_not_spread(place: Path, bits: int) -> None:
+    """As many annotation tools write it; Pillow cannot."""
+    indices = np.zeros((33, 40), np.uint8)
+    indices[8:24, 4:32] = 2
+    path = place / "labels" / "deep" / "0.png"
+    Image.fromarray(indices).save(path)
+    options = dataclasses.replace(OPTIONS, background_classes=(2,))
+    expected = labelled(place, options).regions
+    per_byte = 8 // bits
+    packed = sum(
+        indices[:, k::per_byte] << (8 - bits * (k + 1)) for k in range(per_byte)
+    ).astype(np.uint8)  # fmt: skip
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))
+    header = struct.pack(">IIBBBBB", 40, 33, bits, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in parts
+        )
+    )
+    regions = labelled(place, options).regions
+    assert regions is not None
+    assert expected is not None
+    np.testing.assert_array_equal(regions.map(0), expected.map(0))
+    assert len(np.unique(regions.map(0))) > 1
 
 
 def test_label_maps_are_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

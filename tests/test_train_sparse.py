@@ -17,6 +17,7 @@ from training import save_picture
 from typer.testing import CliRunner
 
 from waifu4x import pictures, weights
+from waifu4x.bench.metrics import luma_8bit
 from waifu4x.bench.protocol import PROTOCOLS, enlarge
 from waifu4x.cli.app import app
 from waifu4x.errors import TrainError, UsageError
@@ -27,7 +28,8 @@ from waifu4x.resample import imresize
 from waifu4x.train import building, recipe
 from waifu4x.train.fitting import sparse
 from waifu4x.train.fitting.dictionaries import learn_by_ksvd, learn_by_lasso, pursue
-from waifu4x.train.fitting.luma_pairs import read_luma_pairs
+from waifu4x.train.fitting.fit_options import AplusFit
+from waifu4x.train.fitting.luma_pairs import LumaPair, read_luma_pairs
 from waifu4x.train.fitting.neighbours import find_neighbours
 from waifu4x.train.recipe import Recipe
 
@@ -161,7 +163,7 @@ def test_a_regressor_recovers_a_linear_relation() -> None:
         widths_px=torch.full((400,), 6, dtype=torch.int32),
     )
     torch.testing.assert_close(windows.patches(torch.arange(400), 2), patches)
-    options = sparse.AplusFit(neighbours=100, ridge=1e-6)
+    options = AplusFit(neighbours=100, ridge=1e-6)
     sparse._regress(network, windows, options, lambda stage, share: None)
     made = features.reshape(2, 200, 3) @ network.regressors
     torch.testing.assert_close(made, patches.reshape(2, 200, 36), atol=1e-3, rtol=1e-3)
@@ -224,6 +226,47 @@ def test_pairs_are_shrunk_in_float_and_drawn_equally_from_folders(tmp_path: Path
     read["smallest_px"] = 100
     with pytest.raises(TrainError, match=r"no usable picture in .*b: each side must be at"):
         read_luma_pairs([tmp_path / "b"], most=2, rng=np.random.default_rng(0), **read)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainError, match=r"^no pictures in .*empty$"):
+        read_luma_pairs([tmp_path / "empty"], most=2, rng=np.random.default_rng(0), **read)
+
+
+def test_of_pictures_larger_than_their_share_parts_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {}
+    for number, (width, height) in enumerate([(90, 70), (400, 12), (12, 400), (20, 21)]):
+        path = save_picture(tmp_path / f"{number}.png", seed=number, size=(width, height))
+        whole[(width, height)] = luma_8bit(np.asarray(Image.open(path)))
+    read: dict[str, Any] = {"scale": 2, "levels": 1, "shrink": 0.9, "smallest_px": 4}
+
+    def kept(seed: int) -> list[LumaPair]:
+        rng = np.random.default_rng(seed)
+        return read_luma_pairs([tmp_path], most=9, rng=rng, **read)[0]
+
+    assert {pair.hr.shape for pair in kept(0)} == {(70, 90), (12, 400), (400, 12), (20, 20)}
+    for all_px, each_px in ((4 * 900, 10**6), (10**6, 900)):
+        monkeypatch.setattr("waifu4x.train.fitting.luma_pairs._MOST_PX", all_px)
+        monkeypatch.setattr("waifu4x.train.fitting.luma_pairs._MOST_EACH_PX", each_px)
+        parts = kept(0)
+        assert {pair.hr.shape for pair in parts} == {(30, 30), (12, 74), (74, 12), (20, 20)}
+        for pair in parts:
+            # Of its own: nothing holds the rest.
+            base = pair.hr.base
+            assert base is None or base.size <= 900
+            np.testing.assert_allclose(pair.lr, imresize(pair.hr, 1 / 2))
+            # Where it was cut out, and nowhere else.
+            places = [
+                np.abs(windows - 255.0 * pair.hr).max((2, 3)).min()
+                for plane in whole.values()
+                if min(np.subtract(plane.shape, pair.hr.shape)) >= 0
+                for windows in [np.lib.stride_tricks.sliding_window_view(plane, pair.hr.shape)]
+            ]
+            assert min(places) < 1e-3
+    assert len({pair.hr.tobytes() for seed in range(4) for pair in kept(seed)}) > 8
+    # Never too small to be used.
+    monkeypatch.setattr("waifu4x.train.fitting.luma_pairs._MOST_PX", 1)
+    assert {pair.hr.shape for pair in kept(0)} == {(8, 8)}
 
 
 def test_a_picture_is_shrunk_by_one_of_the_levels(tmp_path: Path) -> None:
@@ -261,6 +304,10 @@ def test_recipes_as_they_ship_can_be_fitted(name: str) -> None:
         ("fast", {"generator": '{ network = "aplus", scale = 4 }'}, "use --recipe aplus"),
         ("fast", {"fit": "{}"}, "with [fit] it has stages = []"),
         ("aplus", {"stages": "[{ steps = 5 }]"}, "with [fit] it has stages = []"),
+        ("aplus", {"fit.dictionary_samples": "1023"}, "1024 anchors cannot be learned from fewer"),
+        ("aplus", {"generator.anchors": "50_001"}, "50001 anchors cannot be learned from fewer"),
+        ("aplus", {"generator.anchors": '"x"'}, "'x' is not of type"),
+        ("aplus", {"generator.features": "12"}, "leave out generator.features"),
     ],
 )
 def test_recipes_that_make_no_sense(name: str, changes: dict[str, str], words: str) -> None:
@@ -347,11 +394,12 @@ def test_what_is_interrupted_leaves_nothing(
     assert "own" not in [row.name for row in weights.user_rows()]
 
 
+@pytest.mark.parametrize("weakest", ["0.1", "0.0"])
 @pytest.mark.parametrize("level", [0, 90])
-def test_flat_pictures_are_refused(level: int, tmp_path: Path) -> None:
+def test_flat_pictures_are_refused(level: int, weakest: str, tmp_path: Path) -> None:
     Image.new("L", (40, 40), level).save(tmp_path / "flat.png")
     with pytest.raises(TrainError, match=r"^0 windows in 1 pictures, and 300 are needed"):
-        sparse.fit(small("aplus"), [tmp_path])
+        sparse.fit(small("aplus", **{"fit.weakest": weakest}), [tmp_path])
 
 
 def test_progress_is_told_of_every_part(folder: Path) -> None:

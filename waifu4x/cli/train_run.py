@@ -8,7 +8,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,6 +19,7 @@ from waifu4x.cli.train_request import Request
 from waifu4x.cli.train_signals import signals_between_steps
 from waifu4x.errors import OutOfMemoryError, TrainError, UsageError
 from waifu4x.model_files import checkpoints
+from waifu4x.references.reference_inputs import kind_of
 from waifu4x.train import building
 from waifu4x.train.data import PairCache, open_cache
 from waifu4x.train.objectives import vgg
@@ -332,4 +333,11 @@ def _finish(request: Request, trainer: Trainer, caches: list[PairCache]) -> None
     report = showing.write_report(trainer)
     row = weights.add(target, name=request.name, licence=request.licence, overwrite=True)
     say(f"wrote {target}, {card_path.name} and {report.name}")
-    say(f"use it with: waifu4x upscale meme.png -m {row.name}")
+    say(f"use it with: {_usage(row.name, trainer.state.ema.config)}")
+
+
+def _usage(name: str, config: Any) -> str:
+    """The command that enlarges by a model of that name, whose network has this config."""
+    # What cannot do without a reference is refused where none is given.
+    beside = " --reference sharp.png" if kind_of(config) == "needed" else ""
+    return f"waifu4x upscale meme.png -m {name}{beside}"

@@ -65,7 +65,8 @@ def recognise(state: State, metadata: Metadata) -> Found:
     for layout in _LAYOUTS:
         try:
             found = layout(state, metadata)
-        except (KeyError, ValueError):  # a key is missing or a shape absurd: not this layout
+        # A key is missing, axes are, or a shape is absurd: not this layout.
+        except (LookupError, ValueError, RuntimeError):
             found = None
         if found is not None:
             return found

@@ -1,6 +1,7 @@
 """What the keys and shapes of a state dict say, for the functions that recognise a network by them.
 
-Each raises KeyError or ValueError where they say something else: then it is another layout.
+Each raises KeyError or ValueError where they say something else: then it is another layout, as it
+is where a tensor has fewer axes than are asked for, or no numbers.
 """
 
 from __future__ import annotations

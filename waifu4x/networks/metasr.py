@@ -200,16 +200,19 @@ class MetaUpscale(nn.Module):
         bottom, beside = down * den - top - height, right * den - left - width
         x = functional.pad(x, (left + 1, beside + 1, top + 1, bottom + 1))
         at_once = max(1, _MOST_VALUES // (9 * len(x) * self.channels * right * den**2))
+        # Axes: picture n, channel c, period i down and j to the right, pixel p and q in it, row u
+        # and column v of the kernel, slot a and b on the pixel, color k.
+        by_pixel = kernels.view(den, den, self.channels, 3, 3, slots, slots, self.colors)
         bands: list[Tensor] = []
         for start in range(0, down, at_once):
             count = min(at_once, down - start)
             band = x[:, :, start * den : (start + count) * den + 2]
             seen = band.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, C, rows, columns, 3, 3)
             seen = seen.unflatten(3, (right, den)).unflatten(2, (count, den))
-            seen = seen.permute(3, 5, 0, 2, 4, 1, 6, 7).reshape(den**2, -1, 9 * self.channels)
-            made = torch.bmm(seen, kernels)
-            made = made.view(den, den, len(x), count, right, slots, slots, self.colors)
-            bands.append(made.permute(2, 7, 3, 0, 5, 4, 1, 6).flatten(5).flatten(2, 4))
+            # One product of matrices for each pixel of a period.
+            made = torch.einsum("ncipjquv,pqcuvabk->pqnijabk", seen, by_pixel)
+            made = torch.einsum("pqnijabk->nkipajqb", made)
+            bands.append(made.flatten(5).flatten(2, 4))
         rows, columns = (
             torch.tensor(_taken_slots(start, n, scale), device=x.device)
             for start, n in ((top, height), (left, width))

@@ -39,6 +39,7 @@ def check(recipe: Recipe) -> None:
         network = generator(recipe)
     config: Any = network.config
     fractional.check(recipe, config)
+    _check_scales(recipe, config)
     referencing.check(recipe, config)
     multiple = config.size_multiple
     if recipe.data.reference is None and recipe.data.patch_px % multiple:
@@ -67,6 +68,15 @@ def check(recipe: Recipe) -> None:
             )
     if recipe.data.degradation != "bicubic":
         degrade.build(recipe.data.degradation, scale=recipe.scale, options=recipe.data.degrade)
+
+
+def _check_scales(recipe: Recipe, config: Any) -> None:
+    mixed = set(recipe.data.scales)
+    if len(mixed) > 1 and not (config.pre_upsampled or getattr(config, "any_scale", False)):
+        raise UsageError(
+            f"recipe {recipe.name}: {recipe.generator['network']} is a network of one scale, and "
+            f"data.scales mixes {', '.join(map(str, sorted(mixed)))}: give one of them"
+        )
 
 
 def _check_layers(recipe: Recipe, stage: StageOptions, crop_px: int) -> None:

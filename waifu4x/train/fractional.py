@@ -86,7 +86,8 @@ def check(recipe: Recipe, config: Any) -> None:
             f"{where} is for networks of any scale, and {network} is none: leave it out"
         )
     tenths = data.from_scale * STEPS
-    if not (math.isclose(tenths, round(tenths)) and STEPS <= tenths <= recipe.scale * STEPS):
+    # First whether it lies between them: what is not finite cannot be rounded.
+    if not (STEPS <= tenths <= recipe.scale * STEPS and math.isclose(tenths, round(tenths))):
         raise UsageError(f"{where} must be tenths from 1 to {recipe.scale}, not {data.from_scale}")
     if data.patch_px % STEPS:
         raise UsageError(

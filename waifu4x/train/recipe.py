@@ -148,6 +148,7 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         _require(self.batch >= 1 and self.patch_px >= 1, "batch and patch_px must be 1 or more")
+        _require(all(scale >= 1 for scale in self.scales), "scales are whole numbers from 1 on")
 
 
 @dataclass(frozen=True, kw_only=True)

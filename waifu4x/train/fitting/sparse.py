@@ -22,6 +22,7 @@ from waifu4x.networks.aplus import WINDOW, Aplus, AplusConfig
 from waifu4x.networks.scsr import FEATURES, PATCH_PX, ScSR, ScSRConfig
 from waifu4x.train import tables
 from waifu4x.train.fitting.dictionaries import learn_by_ksvd, learn_by_lasso
+from waifu4x.train.fitting.fit_options import AplusFit, ScSRFit
 from waifu4x.train.fitting.luma_pairs import LumaPair, Progress, read_luma_pairs
 from waifu4x.train.fitting.neighbours import find_neighbours
 from waifu4x.train.recipe import Recipe
@@ -29,69 +30,8 @@ from waifu4x.train.recipe import Recipe
 _ANCHORS_AT_ONCE = 32
 # For every patch of ScSR so many are looked at, of which some are flat.
 _TRIED = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class AplusFit:
-    """``[fit]`` of A+.
-
-    The paper has 91 small photographs, all their windows in 12 sizes, and 2048 neighbours. Among
-    photographs and drawings nearer neighbours are worse ones, because drawings are sharper: on Set5
-    at x3 4096 among 1.4 million gave 32.50 dB, and 2048 among 3.9 million 32.25.
-    """
-
-    samples: int = 1_500_000
-    """Windows to choose neighbours among; 600 bytes of memory each."""
-    pictures: int = 300
-    """At most; none gives more windows than another may."""
-    levels: int = 12
-    shrink: float = 0.92
-    """A picture is shrunk by a power of `shrink` below `levels`, drawn for each."""
-    weakest: float = 0.1
-    """Windows whose features are shorter are left out: of those noise is what is learned."""
-    energy: float = 0.999
-    """The principal components keep this share of the features' energy."""
-    dictionary_samples: int = 50_000
-    sparsity: int = 3
-    rounds: int = 10
-    """Of K-SVD, whose atoms are the anchors."""
-    neighbours: int = 4096
-    ridge: float = 0.1
-
-    def __post_init__(self) -> None:
-        counts = (self.samples, self.pictures, self.levels, self.dictionary_samples)
-        if min(*counts, self.sparsity, self.neighbours) < 1 or self.rounds < 0:
-            raise UsageError("counts must be 1 or more, rounds 0 or more")
-        if not (0.0 < self.shrink <= 1.0 and 0.0 < self.energy <= 1.0):
-            raise UsageError("shrink and energy lie in 0 < x <= 1")
-        if not (self.ridge > 0.0 and self.weakest >= 0.0):
-            raise UsageError("ridge must be above 0, weakest 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScSRFit:
-    """``[fit]`` of ScSR. The defaults are the paper's, but for how the dictionary is learned."""
-
-    samples: int = 100_000
-    """Pairs of patches."""
-    pictures: int = 400
-    levels: int = 12
-    shrink: float = 0.92
-    """As those of A+."""
-    variance: float = 10.0
-    """Sharp patches of less, in grey levels squared, are left out."""
-    penalty: float = 0.15
-    steps: int = 30
-    rounds: int = 3
-    batch: int = 1024
-    """Of online dictionary learning."""
-
-    def __post_init__(self) -> None:
-        counts = (self.samples, self.pictures, self.levels, self.steps, self.rounds, self.batch)
-        if min(counts) < 1:
-            raise UsageError("counts must be 1 or more")
-        if not (0.0 < self.shrink <= 1.0 and self.penalty > 0.0 and self.variance >= 0.0):
-            raise UsageError("shrink lies in 0 < x <= 1, penalty above 0, variance 0 or more")
+# Features as short have no direction that an anchor or an atom could share.
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +50,9 @@ def check(recipe: Recipe) -> None:
     """Raises UsageError for a fit of another network, with wrong options, or for training."""
     name = recipe.generator["network"]
     if recipe.fit is not None:
-        _options(recipe)
+        options = _options(recipe)
+        if isinstance(options, AplusFit):
+            _check_aplus(recipe, options)
     elif name in _FITS:
         raise UsageError(
             f"recipe {recipe.name}: {name} is fitted, not trained: use --recipe {name}"
@@ -151,6 +93,21 @@ def _options(recipe: Recipe) -> Any:
 
 
 # -- A+ --------------------------------------------------------------------------------------------
+
+
+def _check_aplus(recipe: Recipe, options: AplusFit) -> None:
+    if "features" in recipe.generator:
+        raise UsageError(
+            f"recipe {recipe.name}: how many features A+ has, fit.energy decides: leave out "
+            f"generator.features"
+        )
+    anchors = recipe.generator.get("anchors", AplusConfig.anchors)
+    # What is no number, the network's config refuses.
+    if isinstance(anchors, int) and anchors > options.dictionary_samples:
+        raise UsageError(
+            f"recipe {recipe.name}: {anchors} anchors cannot be learned from fewer windows: raise "
+            f"fit.dictionary_samples from {options.dictionary_samples}, or lower generator.anchors"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +230,7 @@ def _windows(
         seen = network.components(described)[0]
         # The first window of the network begins two cells before the picture.
         inner = seen[:, 3:-3, 3:-3].flatten(1).T
-        strong = (inner.norm(dim=1) >= options.weakest).nonzero()[:, 0]
+        strong = (inner.norm(dim=1) >= max(options.weakest, _FLAT)).nonzero()[:, 0]
         order = torch.randperm(len(strong), generator=generator)[:each]
         places = strong[order].sort().values
         features.append(inner[places])
@@ -378,7 +335,7 @@ def _patch_pairs(
         sharp.append(patches[loud])
         features.append(seen)
     found, seen = torch.cat(sharp), torch.cat(features)
-    loud = seen.norm(dim=1) > 1e-6
+    loud = seen.norm(dim=1) > _FLAT
     return found[loud], seen[loud]
 
 

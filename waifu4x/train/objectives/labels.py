@@ -23,9 +23,11 @@ from waifu4x.train.data import PairCache
 from waifu4x.train.recipe import RegionOptions
 from waifu4x.train.region_maps import RegionMaps
 
-_FORMAT = 1
-# A palette's indices, and gray of 8 and 16 bit; what has colours has no indices.
-_MODES = ("P", "L", "I", "I;16")
+_FORMAT = 2
+# A palette's indices, and gray; what has colours has no indices.
+_MODES = ("P", "1", "L", "I", "I;16")
+# Pillow spreads gray of 2 and 4 bit over 0..255.
+_SPREAD = {"L;2": 85, "L;4": 17}
 
 Uint8Array = npt.NDArray[np.uint8]
 
@@ -110,7 +112,8 @@ def _indices(path: Path) -> npt.NDArray[np.int64]:
     with pictures.opened(path) as stream, Image.open(stream) as image:
         if image.mode not in _MODES:
             raise PictureReadError(f"{path} has colours ({image.mode}) in the place of indices")
-        return np.asarray(image).astype(np.int64)
+        stored = str(image.tile[0].args) if image.tile else image.mode
+        return np.asarray(image).astype(np.int64) // _SPREAD.get(stored, 1)
 
 
 def _regions(indices: npt.NDArray[np.int64], options: RegionOptions) -> Uint8Array:

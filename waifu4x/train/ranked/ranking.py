@@ -145,7 +145,8 @@ def make(
         if min(hr.shape[:2]) < patch_px:
             skipped.append(f"{path}: smaller than {patch_px} px")
             continue
-        _append(folder, name, _measured(hr, _places(hr, plan), name=name, plan=plan))
+        kept = _measured(hr, _places(hr, plan), name=name, plan=plan)
+        _append(folder, name, kept, systems=len(plan.systems))
     patches = open_patches(folder, patch_px=patch_px, skipped=skipped)
     if not len(patches.places):
         raise TrainError(
@@ -255,7 +256,9 @@ def _measured(
     return kept
 
 
-def _append(folder: Path, name: str, kept: Sequence[tuple[Place, Uint8Array]]) -> None:
+def _append(
+    folder: Path, name: str, kept: Sequence[tuple[Place, Uint8Array]], *, systems: int
+) -> None:
     """The patches of one picture, and then its lines: those say that the patches are there."""
     with (folder / DATA_NAME).open("ab") as data:
         for _, patches in kept:
@@ -266,7 +269,8 @@ def _append(folder: Path, name: str, kept: Sequence[tuple[Place, Uint8Array]]) -
         [name, len(kept), p.y_px, p.x_px, f"{p.sharpness:.3f}", *map(repr, p.niqe)] for p, _ in kept
     ]
     with (folder / LABELS_NAME).open("ab") as labels:
-        labels.write(_csv(rows or [[name, 0, "", "", ""]]))
+        # As long as every line: one that ends earlier is taken for what a kill left.
+        labels.write(_csv(rows or [[name, 0, *[""] * (len(_COLUMNS) - 2 + systems)]]))
         labels.flush()
         os.fsync(labels.fileno())
 
