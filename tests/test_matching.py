@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from waifu4x.references.matching import Matches, find_matches, paste, similarity_map
+from waifu4x.references.matching import Matches, cells_of, find_matches, paste, similarity_map
 
 torch.set_num_threads(1)
 
@@ -18,9 +18,12 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 def matches_of(start: list[list[int]], row_length: int) -> Matches:
-    places = torch.tensor(start)
-    lengths = torch.full_like(places, row_length)
-    return Matches(start=places, row_length=lengths, similarity=torch.ones(places.shape))
+    places = torch.tensor(start, dtype=torch.int32)
+    return Matches(start=places, similarity=torch.ones(places.shape), sizes=((3, row_length),))
+
+
+def cells(*features: Tensor, ratio: int = 1) -> Tensor:
+    return torch.cat([cells_of(each, ratio).flatten(0, 1) for each in features])
 
 
 def test_a_planted_patch_is_found_however_bright_it_is() -> None:
@@ -31,7 +34,7 @@ def test_a_planted_patch_is_found_however_bright_it_is() -> None:
     assert found.start.shape == (7, 9)
     # Behind the 8 x 10 positions of the first reference, in row 4, column 2 of the second.
     assert int(found.start[3, 5]) == 80 + 4 * 7 + 2
-    assert int(found.row_length[3, 5]) == 7
+    assert int(found.row_lengths()[3, 5]) == 7
     assert float(found.similarity[3, 5]) == pytest.approx(1.0)
 
 
@@ -50,7 +53,7 @@ def test_of_equal_ones_the_first_is_taken() -> None:
     patch = noise(3, 3, 3, seed=3)
     reference = torch.cat([noise(3, 3, 2, seed=4), patch, patch], 2)
     found = find_matches(patch, [reference, patch])
-    assert (int(found.start), int(found.row_length)) == (2, 8)
+    assert (int(found.start), int(found.row_lengths())) == (2, 8)
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (20, 9), (10_000, 7), (13, 10_000)])
@@ -70,14 +73,25 @@ def test_blocks_of_any_size_find_the_same(queries: int, keys: int) -> None:
         assert float(whole.similarity[y, x]) == pytest.approx(best, abs=1e-6)
     cut = find_matches(query, references, queries_at_once=queries, keys_at_once=keys)
     assert torch.equal(cut.start, whole.start)
-    assert torch.equal(cut.row_length, whole.row_length)
+    assert torch.equal(cut.row_lengths(), whole.row_lengths())
 
 
 def test_a_picture_is_put_together_from_itself() -> None:
     coarse, fine = noise(4, 9, 8, seed=8), noise(3, 36, 32, seed=9)
     found = find_matches(coarse, [coarse])
-    torch.testing.assert_close(paste([coarse], found), coarse)
-    torch.testing.assert_close(paste([fine], found, ratio=4), fine)
+    torch.testing.assert_close(paste(cells(coarse), found), coarse)
+    torch.testing.assert_close(paste(cells(fine, ratio=4), found, ratio=4), fine)
+
+
+def test_places_are_counted_through_all_references() -> None:
+    # A corner of the second of three references, whose rows are of other lengths.
+    sides = ((4, 9), (5, 6), (3, 20))
+    several = [noise(4, *side, seed=20 + number) for number, side in enumerate(sides)]
+    found = find_matches(several[1][:, 2:, 3:], several)
+    assert (int(found.start), int(found.row_lengths())) == (36 + 2 * 6 + 3, 6)
+    torch.testing.assert_close(paste(cells(*several), found), several[1][:, 2:, 3:])
+    last = find_matches(several[2][:, :, 17:], several)
+    assert (int(last.start), int(last.row_lengths())) == (36 + 30 + 17, 20)
 
 
 def test_overlaps_are_averaged() -> None:
@@ -85,7 +99,7 @@ def test_overlaps_are_averaged() -> None:
     # the second columns 3-5.
     row = torch.tensor([0.0, 1.0, 2.0, 10.0, 20.0, 30.0])
     reference = row.expand(1, 3, 6)
-    pasted = paste([reference], matches_of([[0, 3]], 6))
+    pasted = paste(cells(reference), matches_of([[0, 3]], 6))
     wanted = torch.tensor([0.0, (1.0 + 10.0) / 2, (2.0 + 20.0) / 2, 30.0])
     torch.testing.assert_close(pasted, wanted.expand(1, 3, 4))
 
@@ -93,7 +107,7 @@ def test_overlaps_are_averaged() -> None:
 def test_finer_features_are_pasted_in_larger_cells() -> None:
     # One patch, of columns 1-3 of 4 positions, each of 2 x 2 finer ones.
     fine = torch.arange(6 * 8).view(1, 6, 8).float()
-    pasted = paste([fine], matches_of([[1]], 4), ratio=2)
+    pasted = paste(cells(fine, ratio=2), matches_of([[1]], 4), ratio=2)
     torch.testing.assert_close(pasted, fine[:, :, 2:8])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 from training import save_picture, waves
 from typer.testing import CliRunner
 
-from waifu4x import pictures, provenance
+from waifu4x import pictures, provenance, streaming
 from waifu4x.bench import references as bench_references
 from waifu4x.cli.app import app
 from waifu4x.errors import NumericsError, PictureReadError, UsageError
@@ -25,7 +27,7 @@ from waifu4x.models import open_upscaler
 from waifu4x.networks.crossnet import CrossNet, CrossNetConfig
 from waifu4x.networks.srntt import SRNTT, SRNTTConfig
 from waifu4x.pictures import Picture
-from waifu4x.references import reference_inputs
+from waifu4x.references import matching, reference_inputs
 from waifu4x.references.reference import ReferenceRunner, ReferenceUpscaler
 from waifu4x.references.reference_pictures import (
     NO_REFERENCES,
@@ -34,6 +36,7 @@ from waifu4x.references.reference_pictures import (
     read_references,
 )
 from waifu4x.sizes import Target
+from waifu4x.strips import Strip, StripSource
 from waifu4x.tiled import MemoryFullError
 
 torch.set_num_threads(1)
@@ -70,12 +73,33 @@ def of(*images: np.ndarray) -> References:
     return References(images=images, names=tuple(f"{n}.png" for n in range(len(images))))
 
 
+BLANK_ONE = References(images=(), names=("blank",), is_blank=True)
+
+
+def held_bytes(subject: object) -> int:
+    """Of all tensors of the textures that a runner keeps."""
+
+    def inside(thing: Any) -> int:
+        if isinstance(thing, torch.Tensor):
+            return thing.untyped_storage().nbytes()
+        return sum(map(inside, thing)) if isinstance(thing, tuple) else 0
+
+    return sum(map(inside, vars(vars(subject)["_textures"]).values()))
+
+
 def tensor(image: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def runner(path: Path, references: References, **options: Any) -> ReferenceRunner:
     return ReferenceRunner(checkpoints.load(path), references, device="cpu", **options)
+
+
+def made_of(path: Path, references: References) -> ReferenceUpscaler:
+    upscaler = open_upscaler(path, references=["blank"], device="cpu")
+    assert isinstance(upscaler, ReferenceUpscaler)
+    upscaler.show(references)
+    return upscaler
 
 
 def command(*arguments: object) -> Any:
@@ -100,7 +124,7 @@ def test_a_small_picture_is_shown_to_crossnet_as_a_whole_mirrored_to_64(crossnet
 
 
 @torch.no_grad()
-def test_srntt_searches_blurred_references_and_pastes_sharp_ones(srntt: Path) -> None:
+def test_srntt_searches_blurred_references_and_pastes_references(srntt: Path) -> None:
     network: Any = checkpoints.load(srntt).network
     reference = tensor(picture(48, 64, seed=1))
     textures = reference_inputs.textures_of(network, [reference])
@@ -108,8 +132,9 @@ def test_srntt_searches_blurred_references_and_pastes_sharp_ones(srntt: Path) ->
     blurred = network(small.clamp(0.0, 1.0)).clamp(0.0, 1.0)
     torch.testing.assert_close(textures.keys[0], network.texture(blurred)[0][0])
     sharp = network.texture(reference[None])
-    for found, wanted in zip(textures.sharp[0], sharp, strict=True):
-        torch.testing.assert_close(found, wanted[0])
+    for level, (found, wanted) in enumerate(zip(textures.sharp, sharp, strict=True)):
+        cells = matching.cells_of(wanted[0], 2**level).flatten(0, 1)
+        torch.testing.assert_close(found, cells)
     # What is looked for is as blurred: the same small picture finds each place itself.
     x = small.clamp(0.0, 1.0)[0]
     matches = reference_inputs.match(network, x, textures)
@@ -122,9 +147,10 @@ def test_srntt_searches_blurred_references_and_pastes_sharp_ones(srntt: Path) ->
 def test_srntts_windows_and_large_references_in_pieces(srntt: Path) -> None:
     network: Any = checkpoints.load(srntt).network
     large = tensor(picture(16, 402, seed=1))
-    pieces = reference_inputs.textures_of(network, [large]).keys
-    # 400 of 402 px can be shrunk: two windows of 200 px, with 32 more to each side.
-    assert [tuple(each.shape) for each in pieces] == [(256, 4, 66)] * 2
+    textures = reference_inputs.textures_of(network, [large])
+    # 400 of 402 px can be shrunk: two pieces of 200 px, of which nothing is there twice.
+    assert [tuple(each.shape) for each in textures.keys] == [(256, 4, 100)]
+    assert [each.numel() for each in textures.sharp] == [400 * w for w in (256, 512, 1024)]
     image = picture(6, 40)
     whole = runner(srntt, of(picture(24, 24, seed=2)))
     cut = runner(srntt, of(picture(24, 24, seed=2)), tile_px=20)
@@ -139,6 +165,83 @@ def test_srntts_windows_and_large_references_in_pieces(srntt: Path) -> None:
     assert np.array_equal(cut.run_all([image])[0], in_windows)
 
 
+@torch.no_grad()
+def test_what_is_found_does_not_depend_on_pieces(
+    srntt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: Any = checkpoints.load(srntt).network
+    several = [tensor(picture(48, 160, seed=1)), tensor(picture(100, 36, seed=2))]
+    small = functional.interpolate(several[0][None], size=(12, 40), mode="bicubic", antialias=True)
+    x = small.clamp(0.0, 1.0)[0]
+
+    def found() -> tuple[Any, Any]:
+        textures = reference_inputs.textures_of(network, several)
+        matches = reference_inputs.match(network, x, textures)
+        return matches, reference_inputs.maps_of(textures, matches)
+
+    whole_matches, whole = found()
+    monkeypatch.setattr(reference_inputs, "_PIECE_PX", 48)
+    matches, maps = found()
+    # Convolutions pad with zeros at a piece's border: what they make of these is never found.
+    assert torch.equal(matches.start, whole_matches.start)
+    for one, other in zip(maps, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_promised_of_textures_is_held(srntt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_inputs, "_PIECE_PX", 48)
+    shown = of(picture(160, 160, seed=1), picture(40, 200, seed=2))
+    subject, bare = runner(srntt, shown), runner(srntt, NO_REFERENCES)
+    subject.run_all([picture(6, 6)])
+    held = sum(image.nbytes for image in shown.images) + held_bytes(subject)
+    grid = subject.plan(6, 6)
+    promised = subject.main_memory_bytes(grid) - bare.main_memory_bytes(grid)
+    assert 0.9 * promised <= held <= promised
+
+
+@torch.no_grad()
+def test_of_textures_only_what_was_found_is_copied(
+    srntt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: Any = checkpoints.load(srntt).network
+    sizes: list[int] = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None):
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, torch.Tensor):
+                sizes.append(made.untyped_storage().nbytes() if made._base is None else 0)
+            return made
+
+    textures = reference_inputs.textures_of(network, [tensor(picture(160, 160, seed=1))])
+    matches = reference_inputs.match(network, tensor(picture(4, 4)), textures)
+    with Counted():
+        maps = reference_inputs.maps_of(textures, matches)
+    # The reference has a hundred times as many positions as these maps.
+    assert max(sizes) <= 2 * max(each.untyped_storage().nbytes() for each in maps)
+
+
+def test_the_time_is_foretold_for_each_window_and_each_pixel(
+    srntt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = runner(srntt, of(picture(24, 24)), tile_px=32)
+    now_s = [0.0]
+    costs_s = {"window": 5.0, "px": 0.01}
+
+    def run(window: Any, beside: Any) -> None:
+        now_s[0] += costs_s["window"] + costs_s["px"] * window.shape[0] * window.shape[1]
+
+    monkeypatch.setattr(subject, "_run", run)
+    monkeypatch.setattr("waifu4x.references.reference.time.perf_counter", lambda: now_s[0])
+    grid = subject.plan(40, 70)
+    px = len(grid) * grid.window_px[0] * grid.window_px[1]
+    assert subject.estimate_s(grid) == pytest.approx(len(grid) * 5.0 + px * 0.01)
+    costs_s |= {"window": 1.0}
+    # Others may be larger, or smaller.
+    subject.show(of(picture(12, 12)))
+    assert subject.estimate_s(grid) == pytest.approx(len(grid) * 1.0 + px * 0.01)
+
+
 def test_without_a_reference_srntt_gives_its_content(srntt: Path) -> None:
     image = picture(5, 7)
     network: Any = checkpoints.load(srntt).network
@@ -149,8 +252,12 @@ def test_without_a_reference_srntt_gives_its_content(srntt: Path) -> None:
     helped = runner(srntt, of(picture(24, 24, seed=1))).run_all([image])[0]
     assert not np.allclose(helped, wanted, atol=1e-3)
     # Two pixels hold no patch to look for.
-    shown = runner(srntt, of(picture(24, 24))).run_all([picture(2, 5)])[0]
-    np.testing.assert_array_equal(shown, none.run_all([picture(2, 5)])[0])
+    wanted = none.run_all([picture(2, 5)])[0]
+    for references in (of(picture(24, 24)), BLANK_ONE):
+        np.testing.assert_array_equal(runner(srntt, references).run_all([picture(2, 5)])[0], wanted)
+    # A single pixel is an array that nobody may write into, and has any order in memory.
+    pixel = np.broadcast_to(picture(1, 1)[..., :1], (1, 1, 1))
+    assert runner(srntt, BLANK_ONE).run_all([pixel])[0].shape == (4, 4, 1)
 
 
 def test_bands_are_the_whole_picture(crossnet: Path) -> None:
@@ -232,7 +339,7 @@ def test_references_lie_upon_the_output() -> None:
     assert note == "0.png was resampled from 120×80 px to the output's size"
     with pytest.raises(UsageError, match=r"0.png is 60×80 px, and the output 60×40"):
         aligned(of(picture(80, 60)), (40, 60))
-    blank, note = aligned(References(images=(), names=("blank",), is_blank=True), (4, 6))
+    blank, note = aligned(BLANK_ONE, (4, 6))
     assert (blank.shape, float(blank.max()), note) == ((4, 6, 3), 0.0, None)
 
 
@@ -289,6 +396,54 @@ def test_the_upscaler_gives_any_size_in_one_pass(crossnet: Path, tmp_path: Path)
     halved, facts = subject.upscale(small, Target(scale=2))
     assert halved.pixels.shape == (32, 40, 3)
     assert facts.notes == (f"{reference} was resampled from 80×64 px to the output's size",)
+
+
+@pytest.mark.parametrize(
+    ("scale", "passed_px"), [(2.0, (20, 28)), (4.0, (40, 56)), (8.0, (40, 56))]
+)
+def test_beyond_its_scale_a_picture_is_resampled(
+    crossnet: Path, scale: float, passed_px: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In memory and in strips the network runs at the size that is planned, and no larger one."""
+    upscaler = made_of(crossnet, of(picture(40, 56, seed=1)))
+    shown: list[tuple[int, int]] = []
+    assert upscaler.runner is not None
+    original = upscaler.runner.bands
+
+    def noted(rows: Any, size_px: tuple[int, int], **options: Any) -> Any:
+        shown.append(size_px)
+        return original(rows, size_px, **options)
+
+    monkeypatch.setattr(upscaler.runner, "bands", noted)
+    small = Picture(pixels=waves(seed=0, size=(14, 10)))
+    target = Target(scale=scale)
+    made, facts = upscaler.upscale(small, target)
+    assert shown == [passed_px]
+    assert made.pixels.shape == (round(10 * scale), round(14 * scale), 3)
+    assert facts.passes == (min(scale, 4.0),)
+    # Only a smaller output is smaller than the reference.
+    assert bool(facts.notes) == (scale < 4.0)
+
+    class Source(StripSource):
+        height_px, width_px, channels, has_alpha, dtype = 10, 14, 3, False, np.dtype(np.uint8)
+
+        def open(self) -> Any:
+            return nullcontext(lambda start, stop: Strip(small.pixels[start:stop], None))
+
+    shown.clear()
+    strips = [strip.pixels for strip in streaming.enlarge(upscaler, Source(), target)]
+    assert shown == [passed_px]
+    np.testing.assert_array_equal(np.concatenate(strips), made.pixels)
+
+
+def test_every_picture_is_told_that_its_reference_was_resampled(crossnet: Path) -> None:
+    upscaler = made_of(crossnet, of(picture(80, 112, seed=1)))
+    small = Picture(pixels=waves(seed=0, size=(14, 10)))
+    told = [upscaler.upscale(small, Target(scale=4))[1].notes for _ in range(2)]
+    note = "0.png was resampled from 112×80 px to the output's size"
+    assert told == [(note,), (note,)]
+    # Frames of one picture tell it once.
+    assert upscaler.upscale_all([small, small], Target(scale=4))[1].notes == (note,)
 
 
 def test_the_reference_is_part_of_what_an_output_is_known_by(srntt: Path, tmp_path: Path) -> None:

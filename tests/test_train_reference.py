@@ -24,6 +24,7 @@ from waifu4x.model_files import checkpoints
 from waifu4x.networks.srntt import SRNTT, SRNTTConfig
 from waifu4x.references import matching
 from waifu4x.references.reference_inputs import maps_of, match, textures_of
+from waifu4x.references.reference_pictures import aligned, read_references
 from waifu4x.train import building, recipe
 from waifu4x.train.batches import Batches
 from waifu4x.train.data import PairCache, open_cache
@@ -201,6 +202,12 @@ def test_a_batch_depends_on_seed_and_step_alone(cache: PairCache) -> None:
     assert torch.equal(parts[1].reference, one[7].reference[1::2])
 
 
+def test_samples_come_again_only_where_there_are_so_many(cache: PairCache) -> None:
+    assert not batches(cache)[0].comes_again
+    batch = batches(cache, pairs=6)[0].to(torch.device("cpu")).part(1, 3)
+    assert batch.comes_again
+
+
 def test_some_references_are_blank(cache: PairCache) -> None:
     blank = [
         not bool(r.any())
@@ -267,6 +274,41 @@ def test_references_of_a_folder(
     (beside / "1.png").unlink()
     with pytest.raises(UsageError, match="has no partners"):
         with_references(cache, (folder,), beside, tmp_path / "cache")
+
+
+def test_references_of_folders_by_any_spelling(
+    cache: PairCache,
+    folder: Path,
+    beside: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (tmp_path / "link").symlink_to(folder)
+    for spelled in (Path(folder.name), tmp_path / "link"):
+        given = with_references(cache, (spelled,), beside, tmp_path / "cache")
+        wanted = pictures.read(beside / "1.png").pixels
+        assert np.array_equal(given.reference(1), wanted)
+
+
+def test_references_that_must_lie_upon_their_pictures(
+    cache: PairCache, folder: Path, beside: Path, tmp_path: Path
+) -> None:
+    given = with_references(cache, (folder,), beside, tmp_path / "cache", upon=True)
+    # As `upscale` shows it: as large as the picture, whichever its own size is.
+    read = read_references([beside / "1.png"])
+    wanted, _ = aligned(read, cache.pair(1)[1].shape[:2])
+    assert given.reference(1).shape == cache.pair(1)[1].shape
+    assert np.abs(given.reference(1) / 255.0 - wanted).max() < 0.51 / 255.0
+    place = (slice(40, 72), slice(12, 44))
+    part = batches(given, source="folder")._reference(given, 1, place, np.random.default_rng(0))
+    assert np.array_equal(part, given.reference(1)[place])
+    # The same files as they are have a cache of their own.
+    bare = with_references(cache, (folder,), beside, tmp_path / "cache")
+    assert bare.reference(1).shape == (144, 184, 3)
+    save_picture(beside / "1.png", seed=3, size=(90, 180))
+    with pytest.raises(UsageError, match=r"1.png is 90×180 px.*the output's shape"):
+        with_references(cache, (folder,), beside, tmp_path / "cache", upon=True)
 
 
 def test_crops_of_a_folder_lie_where_the_picture_does(
@@ -385,7 +427,7 @@ def test_a_reference_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(referencing.reference_inputs, "match", counted)
     show = Showing(small_srntt(), with_reference=True)
-    batch = piece()
+    batch = piece(comes_again=True)
     first, again = show(batch), show(batch.part(1, 2))
     assert len(searched) == 2
     assert first.maps is not None
@@ -393,6 +435,26 @@ def test_a_reference_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(first.maps[2][1:], again.maps[2])
     show(dataclasses.replace(batch, samples=(4, 10)))
     assert len(searched) == 3
+
+
+def test_only_what_is_asked_for_again_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    show = Showing(small_srntt(), with_reference=True)
+    for number in range(3):
+        show(piece(samples=(2 * number, 2 * number + 1)))
+    assert kept_bytes(show) == 0
+    show(piece(samples=(0, 1), comes_again=True))
+    # Of 6 x 6 positions 4 x 4 patches: where each was found, and how similar it is.
+    assert kept_bytes(show) == 2 * 16 * (4 + 4)
+    monkeypatch.setattr(referencing, "_MOST_KEPT_BYTES", 3 * 128)
+    for number in range(1, 4):
+        show(piece(samples=(2 * number, 2 * number + 1), comes_again=True))
+    assert kept_bytes(show) == 3 * 128
+
+
+def kept_bytes(show: Showing) -> int:
+    kept = vars(show)["_kept"].values()
+    tensors = [each for one in kept for each in vars(one).values() if torch.is_tensor(each)]
+    return sum(each.untyped_storage().nbytes() for each in tensors)
 
 
 def test_srntt_begins_with_the_vgg_that_is_given() -> None:
@@ -571,12 +633,16 @@ _SMALL = {
 
 
 @pytest.mark.parametrize("name", _SMALL)
-def test_end_to_end(name: str, folder: Path, vgg_path: Path, tmp_path: Path) -> None:
+def test_end_to_end(
+    name: str, folder: Path, vgg_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
     for number in range(2):
-        save_picture(tmp_path / "beside" / f"{number}.png", seed=10 + number, size=(84, 72))
+        size = (84 + 8 * number, 72)
+        save_picture(tmp_path / "beside" / f"{number}.png", seed=10 + number, size=size)
     settings = {"data.batch": "2", **_SMALL[name]}
     arguments = [
-        *("train", str(folder), "--recipe", name, "--name", "own"),
+        *("train", folder.name, "--recipe", name, "--name", "own"),
         *(f"--set={place}={value}" for place, value in settings.items()),
         *("--references", str(tmp_path / "beside"), "--vgg", str(vgg_path)),
         *("--steps", "4", "--report-every", "1", "--precision", "fp32", "--device", "cpu"),

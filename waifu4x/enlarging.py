@@ -8,6 +8,7 @@ batches.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from waifu4x import color, sizes
 from waifu4x.canvas import Canvas, FloatArray, from_unit, to_unit
 from waifu4x.resample import Kernel, resize
-from waifu4x.sizes import Pass
+from waifu4x.sizes import LAST_RESAMPLE_LIMIT, Pass
 
 if TYPE_CHECKING:
     from waifu4x.model_files.checkpoints import Model  # it needs torch, and kernels do not
@@ -84,6 +85,14 @@ class Way:
             return False
         reached = model.scale ** len(self.factors)
         return model.any_scale or (in_px[0] * reached, in_px[1] * reached) == self.size_px
+
+    def shown_px(self, number: int, in_px: tuple[int, ...]) -> tuple[int, int]:
+        """How large pass `number` is given a picture of height and width `in_px` by a network that
+        takes them enlarged: the last as large as the result, unless that is beyond its factor."""
+        factor, final = self.factors[number], number == len(self.factors) - 1
+        if final and max(self.size_px) <= math.ceil(max(in_px[:2]) * factor * LAST_RESAMPLE_LIMIT):
+            return self.size_px
+        return times(in_px, factor)
 
     def pass_of(self, number: int, in_px: tuple[int, ...], model: Model) -> Pass | None:
         """What pass `number` of a picture of height and width `in_px` gives; None where the network
@@ -179,10 +188,10 @@ class Enlargement(Way):
         """All passes of the network; the last one writes into `last` when that is given."""
         assert self.run is not None  # the constructor of the upscaler saw to it
         passing: Sequence[npt.NDArray] = images
-        for number, factor in enumerate(self.factors):
+        for number in range(len(self.factors)):
             final = number == len(self.factors) - 1
             if model.pre_upsampled:
-                size_px = self.size_px if final else times(passing[0].shape, factor)
+                size_px = self.shown_px(number, passing[0].shape)
                 passing = [resize(image, size_px) for image in passing]
 
             def inside(share: float, done: int = number) -> None:

@@ -87,7 +87,7 @@ def exact(factor: float) -> Fraction:
 
 # A last resample that enlarges by so little blurs nothing; another pass of a x4 network would cost
 # sixteen times the work.
-_LAST_RESAMPLE_LIMIT = 1.02
+LAST_RESAMPLE_LIMIT = 1.02
 
 
 def passes(factor: float, *, native: int, any_factor: bool = False) -> tuple[float, ...]:
@@ -107,7 +107,7 @@ def passes(factor: float, *, native: int, any_factor: bool = False) -> tuple[flo
     if native == 1:
         return (1.0,)
     if not any_factor:
-        needed = math.log(max(1.0, factor / _LAST_RESAMPLE_LIMIT)) / math.log(native)
+        needed = math.log(max(1.0, factor / LAST_RESAMPLE_LIMIT)) / math.log(native)
         return (float(native),) * max(1, math.ceil(needed - 1e-9))
     count = max(1, math.ceil(math.log(factor) / math.log(native) - 1e-9))
     return (float(native),) * (count - 1) + (factor / native ** (count - 1),)

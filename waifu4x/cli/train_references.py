@@ -38,19 +38,24 @@ def with_references(request: Request, cache: PairCache, bar: Progress) -> PairCa
     """The same cache, with the references of the folder that was given.
 
     Raises:
-        UsageError: a picture has no reference of its name.
+        UsageError: a picture has no reference of its name, or one of another shape where that must
+            lie upon it.
         TrainError: one cannot be read.
     """
     if request.references is None:
         return cache
+    from waifu4x.networks import ALL_NETWORKS
+    from waifu4x.references.reference_inputs import kind_of
     from waifu4x.train.references import reference_pictures
 
+    network = ALL_NETWORKS[request.recipe.generator["network"]]
     task = bar.add_task("decoding references", total=None)
     found = reference_pictures.with_references(
         cache,
         request.folders,
         request.references,
         weights.downloads_folder().parent / "pairs",
+        upon=kind_of(network.config) == "needed",
         on_progress=lambda done, total: bar.update(task, completed=done, total=total),
     )
     bar.remove_task(task)

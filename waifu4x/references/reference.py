@@ -91,7 +91,6 @@ class ReferenceRunner:
         core_px, self._halo_px = _SEARCH_PX if self._is_search else _ALIGNED_PX
         self._core_px = tile_px or core_px
         self._network: Any = model.network.to(self.device)
-        self._rate_s: float | None = None
         self.show(references)
         self.forget()
 
@@ -113,7 +112,9 @@ class ReferenceRunner:
             raise UsageError(f"{name} takes one --reference, not {len(references.images)}")
         self.references = references
         self._textures: reference_inputs.Textures | None = None
-        self._fitted: dict[tuple[int, int], FloatArray] = {}
+        self._fitted: dict[tuple[int, int], tuple[FloatArray, str | None]] = {}
+        # A search takes as long as there is much to look into.
+        self._cost_s: tuple[float, float] | None = None
 
     def forget(self) -> None:
         """Begin a new picture's facts."""
@@ -138,21 +139,31 @@ class ReferenceRunner:
     def main_memory_bytes(self, grid: TileGrid) -> int:
         """What a window, and all that is kept of the references, take at most, about."""
         each = _SEARCH_BYTES_PER_PX if self._is_search else _ALIGNED_BYTES_PER_PX
-        # Of a texture 256 + 4·128 + 16·64 floats are kept for 16 pixels, and 256 to be searched.
-        kept = 512 if self._is_search else 24
+        # A reference itself is kept as float32, and once more as it is shown.
+        kept = 24 + (reference_inputs.TEXTURE_BYTES_PER_PX if self._is_search else 0)
         shown_px = sum(image.shape[0] * image.shape[1] for image in self.references.images)
         return math.prod(grid.window_px) * each + shown_px * kept
 
     def estimate_s(self, grid: TileGrid) -> float:
-        """Seconds for a picture cut like `grid`, from one small window."""
-        if self._rate_s is None:
+        """Seconds for a picture cut like `grid`, from timing two small windows.
+
+        To look into references takes a time for each window, and one for each of its pixels.
+        """
+        if self._cost_s is None:
             side_px = max(self._multiple, _SMALLEST_TILE_PX)
-            window = np.zeros((side_px, side_px, 3), dtype=np.float32)
-            self._run(window, window)  # the first one also pays for setting up
-            started = time.perf_counter()
-            self._run(window, window)
-            self._rate_s = (time.perf_counter() - started) / side_px**2
-        return self._rate_s * math.prod(grid.window_px) * len(grid)
+            if self._searched() is None:
+                self._timed_s(side_px)  # the first one also pays for setting up
+            small_s, large_s = self._timed_s(side_px), self._timed_s(2 * side_px)
+            of_px_s = max(0.0, large_s - small_s) / (3 * side_px**2)
+            self._cost_s = max(0.0, small_s - of_px_s * side_px**2), of_px_s
+        of_window_s, of_px_s = self._cost_s
+        return len(grid) * (of_window_s + of_px_s * math.prod(grid.window_px))
+
+    def _timed_s(self, side_px: int) -> float:
+        window = np.zeros((side_px, side_px, 3), dtype=np.float32)
+        started = time.perf_counter()
+        self._run(window, window)
+        return time.perf_counter() - started
 
     def run_all(
         self,
@@ -244,11 +255,12 @@ class ReferenceRunner:
         """The reference upon a picture of that size, continued as the picture is."""
         if size_px not in self._fitted:
             image, note = aligned(self.references, size_px)
-            if note is not None:
-                self.notes.append(note)
             height = size_px[0] + -size_px[0] % self._multiple
-            self._fitted = {size_px: _mirrored(image, height, self._multiple)}
-        return self._fitted[size_px]
+            self._fitted = {size_px: (_mirrored(image, height, self._multiple), note)}
+        image, note = self._fitted[size_px]
+        if note is not None and note not in self.notes:
+            self.notes.append(note)
+        return image
 
     def _window(self, window: FloatArray, beside: FloatArray | None) -> FloatArray:
         """What the network makes of one window; see `bands` for what is raised."""
@@ -287,19 +299,27 @@ class ReferenceRunner:
 
     def _found(self, x: Tensor) -> tuple[Any, ...]:
         """The maps for a picture (3, h, w); nothing where there are no references, or no patch."""
+        textures = self._searched()
+        if textures is None or min(x.shape[1:]) < PATCH:
+            return ()
+        matches = reference_inputs.match(self._network, x, textures)
+        return (reference_inputs.maps_of(textures, matches),)
+
+    def _searched(self) -> reference_inputs.Textures | None:
+        """What patches are looked for in, made when it is first asked for; None without any."""
+        images = self.references.images
         if self.references.is_blank:
             images = (np.zeros((64, 64, 3), dtype=np.float32),)
-        elif not (images := self.references.images) or min(x.shape[1:]) < PATCH:
-            return ()
-        if self._textures is None:
+        if self._textures is None and self._is_search and images:
             shown = [self._tensor(image) for image in images]
-            self._textures = reference_inputs.textures_of(self._network, shown)
-        matches = reference_inputs.match(self._network, x, self._textures)
-        return (reference_inputs.maps_of(self._textures, matches),)
+            with torch.inference_mode(), devices.true_fp32(self.device):
+                self._textures = reference_inputs.textures_of(self._network, shown)
+        return self._textures
 
     def _tensor(self, image: FloatArray) -> Tensor:
         """(h, w, 3) -> (3, h, w), on the device."""
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(self.device)
+        # A copy always: what is shown may be a view that nobody may write into.
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(self.device)
 
 
 def _as_rgb(image: FloatArray) -> FloatArray:
@@ -318,13 +338,17 @@ def _mirrored(image: FloatArray, height_px: int, multiple: int) -> FloatArray:
 class ReferenceUpscaler(Upscaler):
     """An upscaler by a network that takes references, the same for every picture.
 
-    A picture passes the network once, and what is missing to its size is resampled: after that it
-    is as large as the reference, which has no more to give. Transparency, of which a reference says
-    nothing, is enlarged by bicubic interpolation.
+    A picture passes the network once, at its size or the network's scale, whichever is smaller, and
+    what is missing to its size is resampled: after that it is as large as the reference, which has
+    no more to give. Transparency, of which a reference says nothing, is enlarged by bicubic
+    interpolation.
     """
 
     def passes(self, factor: float) -> tuple[float, ...]:
-        return super().passes(factor)[:1]
+        once = super().passes(factor)[:1]
+        if isinstance(self.model, str) or not self.model.pre_upsampled:
+            return once
+        return tuple(min(by, factor) for by in once)
 
     @property
     def references(self) -> References:

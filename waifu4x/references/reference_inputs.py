@@ -7,8 +7,10 @@ here is given gradients.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -22,10 +24,16 @@ from waifu4x.references.matching import PATCH, Matches
 
 Kind = Literal["none", "optional", "needed"]
 
-# Networks are shown so much of a large reference at once; pieces overlap, so that no patch between
-# two of them is lost.
+# Networks are shown so much of a large reference at once. Only what they make of a piece's core is
+# kept: around it they have padded with zeros what goes on in the reference.
 _PIECE_PX = 384
 _PIECE_HALO_PX = 32
+# Floats of a position, which is 4 x 4 px: to be searched, and of each level of `Maps`.
+_KEY_WIDTH = 256
+_CELL_WIDTHS = (256, 128 * 2**2, 64 * 4**2)
+
+TEXTURE_BYTES_PER_PX = 4 * (_KEY_WIDTH + sum(_CELL_WIDTHS)) // 4**2
+"""What `Textures` hold of a reference."""
 
 
 def kind_of(config: Any) -> Kind:
@@ -46,12 +54,13 @@ def as_it_is(network: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Textures:
-    """Features of references, for `maps_of`; one entry a piece."""
+    """Features of references, for `maps_of`."""
 
     keys: tuple[Tensor, ...]
-    """(256, h, w): of the reference as blurred as an enlarged picture is, to be searched."""
-    sharp: tuple[Maps, ...]
-    """Of the reference as it is, to be pasted; without the batch's axis."""
+    """(256, h, w) of each reference as blurred as an enlarged picture is, to be searched."""
+    sharp: tuple[Tensor, ...]
+    """Of the references as they are, to be pasted: for each level of `Maps` the cells of all
+    positions, as `matching.paste` takes them."""
 
 
 @torch.no_grad()
@@ -64,34 +73,53 @@ def textures_of(
     `to_search` there are no keys, which take most of the time. Raises ValueError for a reference
     that has less than 12 px a side.
     """
-    keys: list[Tensor] = []
-    sharp: list[Maps] = []
-    device = next(network.parameters()).device.type
-    with as_it_is(network), torch.autocast(device, enabled=False):
-        for piece in _pieces(references, scale=network.config.scale):
-            coarse, middle, fine = network.texture(piece)
-            sharp.append((coarse[0], middle[0], fine[0]))
-            if not to_search:
-                continue
-            # Patches of a sharp picture would be compared with those of a blurred one.
-            shrunk = functional.interpolate(
-                piece, scale_factor=1 / network.config.scale, mode="bicubic", antialias=True
-            )
-            keys.append(_blurred_texture(network, shrunk.clamp(0.0, 1.0)))
-    return Textures(keys=tuple(keys), sharp=tuple(sharp))
+    scale = network.config.scale
+    sizes = [(each.shape[1] // scale, each.shape[2] // scale) for each in references]
+    if any(min(size) < PATCH for size in sizes):
+        raise ValueError(f"a reference has {PATCH * scale} px a side or more")
+    positions = sum(height * width for height, width in sizes)
+    weight = next(network.parameters())
+    # Written where they will be looked for: each exists once.
+    sharp = tuple(weight.new_empty((positions, width)) for width in _CELL_WIDTHS)
+    keys = [weight.new_empty((_KEY_WIDTH, *size)) for size in sizes if to_search]
+    before = 0
+    with as_it_is(network), torch.autocast(weight.device.type, enabled=False):
+        for number, (reference, size) in enumerate(zip(references, sizes, strict=True)):
+            here = slice(before, before + math.prod(size))
+            cells = [level[here].view(*size, -1) for level in sharp]
+            for tile in _pieces(size, scale=scale):
+                piece = reference[None, :, tile.rows.window, tile.columns.window]
+                place, inner = _in_positions(tile, scale=scale)
+                for level, features in enumerate(network.texture(piece)):
+                    cells[level][place] = matching.cells_of(features[0], 2**level)[inner]
+                if to_search:
+                    # Patches of a sharp picture would be compared with those of a blurred one.
+                    shrunk = functional.interpolate(
+                        piece, scale_factor=1 / scale, mode="bicubic", antialias=True
+                    )
+                    found = _blurred_texture(network, shrunk.clamp(0.0, 1.0))
+                    keys[number][:, *place] = found[:, *inner]
+            before = here.stop
+    return Textures(keys=tuple(keys), sharp=sharp)
 
 
-def _pieces(references: Sequence[Tensor], *, scale: int) -> Iterator[Tensor]:
-    """(1, 3, h, w) each, sides multiples of the scale."""
-    for reference in references:
-        height, width = (side // scale * scale for side in reference.shape[1:])
-        if min(height, width) < PATCH * scale:
-            raise ValueError(f"a reference has {PATCH * scale} px a side or more")
-        grid = tiling.plan(
-            (height, width), tile_px=_PIECE_PX, halo_px=_PIECE_HALO_PX, multiple=scale
-        )
-        for tile in grid:
-            yield reference[None, :, tile.rows.window, tile.columns.window]
+def _pieces(size: tuple[int, int], *, scale: int) -> tiling.TileGrid:
+    """What networks are shown at once, in px, of a reference of so many positions."""
+    height, width = size
+    return tiling.plan(
+        (height * scale, width * scale),
+        tile_px=_PIECE_PX,
+        halo_px=_PIECE_HALO_PX,
+        multiple=scale,
+    )
+
+
+def _in_positions(
+    tile: tiling.Tile, *, scale: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where a piece's core lies among the reference's positions, and where among its own."""
+    share = Fraction(1, scale)
+    return tile.place(share), (tile.rows.inner(share), tile.columns.inner(share))
 
 
 def _blurred_texture(network: SRNTT, x: Tensor) -> Tensor:
@@ -111,8 +139,8 @@ def match(network: SRNTT, x: Tensor, textures: Textures) -> Matches:
 def maps_of(textures: Textures, matches: Matches) -> Maps:
     """What a network is shown of the references, (1, …) each; see `srntt.Maps`."""
     coarse, middle, fine = (
-        matching.paste([piece[level] for piece in textures.sharp], matches, ratio=2**level)[None]
-        for level in range(3)
+        matching.paste(cells, matches, ratio=2**level)[None]
+        for level, cells in enumerate(textures.sharp)
     )
     return coarse, middle, fine
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from waifu4x.canvas import FloatArray, from_unit
-from waifu4x.enlarging import LAST_RESAMPLE, Way, times, to_gray, to_rgb, to_ycbcr
+from waifu4x.enlarging import LAST_RESAMPLE, Way, to_gray, to_rgb, to_ycbcr
 from waifu4x.resample import resize_rows
 from waifu4x.sizes import Pass
 from waifu4x.streaming.strip_colors import locked
@@ -131,12 +131,12 @@ class StripEnlargement(Way):
         assert self.bands is not None  # the constructor of the upscaler saw to it
         shown_px = self.in_px
         bands: Iterator[npt.NDArray] = iter(())
-        for number, factor in enumerate(self.factors):
+        for number in range(len(self.factors)):
             final = number == len(self.factors) - 1
             if number:
                 rows = RowWindow.of(bands, shown_px[0]).reader()
             if model.pre_upsampled:
-                larger_px = self.size_px if final else times(shown_px, factor)
+                larger_px = self.shown_px(number, shown_px)
                 resized = resize_rows(rows, shown_px, larger_px)
                 rows, shown_px = RowWindow.of(resized, larger_px[0]).reader(), larger_px
             to = self.pass_of(number, shown_px, model)

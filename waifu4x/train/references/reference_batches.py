@@ -32,6 +32,8 @@ class ReferenceBatch(Batch):
     """(N, 3, H, W), float32 in [0, 1]."""
     samples: tuple[int, ...]
     """Which samples these are: what is equal here is equal in everything."""
+    comes_again: bool = False
+    """The run draws these samples again: what is found in their references is worth keeping."""
     is_own: bool = False
     """The truth is its own reference: see `ReferenceOptions.own_maps`."""
 
@@ -46,8 +48,13 @@ class ReferenceBatch(Batch):
         return self._with(super().pin_memory(), self.reference.pin_memory())
 
     def _with(self, batch: Batch, reference: Tensor) -> ReferenceBatch:
-        same = {"samples": self.samples, "is_own": self.is_own}
-        return ReferenceBatch(**vars(batch), reference=reference, **same)
+        return ReferenceBatch(
+            **vars(batch),
+            reference=reference,
+            samples=self.samples,
+            comes_again=self.comes_again,
+            is_own=self.is_own,
+        )
 
 
 class ReferenceBatches(Batches):
@@ -73,6 +80,7 @@ class ReferenceBatches(Batches):
             target=target if self._data.sharpen else truth,
             reference=reference,
             samples=tuple(mine),
+            comes_again=options.pairs > 0,
             is_own=bool(again),
         )
 

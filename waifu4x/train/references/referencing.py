@@ -23,9 +23,9 @@ from waifu4x.train.references import warping
 from waifu4x.train.references.reference_batches import ReferenceBatch
 from waifu4x.train.references.reference_options import ReferenceOptions
 
-# SRNTT's authors search the references of all pairs beforehand. What was found is kept for so many
-# samples: 9 kB each for crops of 160 px.
-_MOST_KEPT = 50_000
+# SRNTT's authors search the references of all pairs beforehand. Of samples that come again what was
+# found is kept, up to so much: 46,000 crops of 160 px.
+_MOST_KEPT_BYTES = 512 * 2**20
 
 
 class Shown(NamedTuple):
@@ -50,6 +50,7 @@ class Showing:
         config: Any = getattr(generator, "config", None)
         self._any_scale: bool = getattr(config, "any_scale", False)
         self._kept: dict[int, Matches] = {}
+        self._kept_bytes = 0
 
     def __call__(self, piece: Batch) -> Shown:
         if self._any_scale:
@@ -75,13 +76,18 @@ class Showing:
             )
             if matches is None:
                 matches = reference_inputs.match(network, piece.x[number], textures)
-                if len(self._kept) < _MOST_KEPT:
-                    self._kept[sample] = matches
+                if piece.comes_again:
+                    self._keep(sample, matches)
             found.append(reference_inputs.maps_of(textures, matches))
             similarity.append(matching.similarity_map(matches)[None, None])
         coarse, middle, fine = (torch.cat(each) for each in zip(*found, strict=True))
         maps = (coarse, middle, fine)
         return Shown((piece.x, maps), maps, torch.cat(similarity))
+
+    def _keep(self, sample: int, matches: Matches) -> None:
+        if self._kept_bytes + matches.kept_bytes <= _MOST_KEPT_BYTES:
+            self._kept[sample] = matches
+            self._kept_bytes += matches.kept_bytes
 
 
 def equip(
