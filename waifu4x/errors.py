@@ -108,7 +108,8 @@ class NumericsError(Waifu4xError):
 
 
 class ClusterError(Waifu4xError):
-    """A cluster gives no worker that does what this machine would, or a file ended its workers."""
+    """A cluster gives no worker that does what this machine would, or one that finds other inputs;
+    or a file ended its workers."""
 
 
 class TrainError(Waifu4xError):
