@@ -30,6 +30,7 @@ A module imports only from rows above its own:
      5  weights  provenance  animations  kept_starts  enlarging  headers  onnx_bytes  tiled
      5  references.reference_pictures
      6  upscaler  huge  onnx_files
+     6  references.shown
      6  streaming.strip_stages
      7  streaming
      7  auto.automatic

@@ -84,7 +84,7 @@ def held_bytes(subject: object) -> int:
             return thing.untyped_storage().nbytes()
         return sum(map(inside, thing)) if isinstance(thing, tuple) else 0
 
-    return sum(map(inside, vars(vars(subject)["_textures"]).values()))
+    return sum(map(inside, vars(vars(vars(subject)["_shown"])["_textures"]).values()))
 
 
 def tensor(image: np.ndarray) -> torch.Tensor:
@@ -371,7 +371,7 @@ def test_references_that_a_network_cannot_take(
         runner(crossnet, of(picture(9, 9), picture(9, 9)))
     with pytest.raises(UsageError, match="has 64 px or more, in steps of 64, not 100"):
         runner(crossnet, of(picture(9, 9)), tile_px=100)
-    monkeypatch.setattr("waifu4x.references.reference.LARGEST_TOTAL_PX", 700)
+    monkeypatch.setattr("waifu4x.references.shown.LARGEST_TOTAL_PX", 700)
     with pytest.raises(UsageError, match=r"references have 0\.0 megapixels"):
         runner(srntt, of(picture(24, 24), picture(12, 12)))
 

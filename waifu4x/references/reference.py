@@ -19,16 +19,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from waifu4x import devices, tiling
 from waifu4x.canvas import Canvas, FloatArray
 from waifu4x.errors import NumericsError, OutOfMemoryError, UsageError
 from waifu4x.model_files.model_facts import Model
 from waifu4x.networks.srntt import SRNTT
-from waifu4x.references import reference_inputs
-from waifu4x.references.matching import PATCH
-from waifu4x.references.reference_pictures import References, aligned, read_references
+from waifu4x.references.reference_pictures import References, read_references
+from waifu4x.references.shown import Aligned, Searched, Shown, tensor
 from waifu4x.tiled import MemoryFullError, TiledRunner
 from waifu4x.tiling import Tile, TileGrid
 from waifu4x.upscaler import Options, Upscaler
@@ -36,17 +34,7 @@ from waifu4x.upscaler import Options, Upscaler
 if TYPE_CHECKING:
     from waifu4x.sizes import Pass
 
-LARGEST_TOTAL_PX = 2046**2
-"""Of all references together, where textures are searched: the limit of SRNTT's authors."""
-
-# (core, halo) of windows, in pixels of the network's input. SRNTT's are the published 128 px every
-# 100; CrossNet's flow sees farther than any halo.
-_SEARCH_PX = (100, 14)
-_ALIGNED_PX = (256, 64)
 _SMALLEST_TILE_PX = 16
-# About, at the peak: measured as features of the network's widths, in float32.
-_SEARCH_BYTES_PER_PX = 48_000
-_ALIGNED_BYTES_PER_PX = 6_000
 
 
 class ReferenceRunner:
@@ -80,7 +68,6 @@ class ReferenceRunner:
         self.devices_name = str(self.device)
         self._model = model
         self._multiple = model.size_multiple
-        self._is_search = isinstance(model.network, SRNTT)
         smallest_px = max(self._multiple, _SMALLEST_TILE_PX)
         if tile_px is not None and (tile_px < smallest_px or tile_px % self._multiple):
             raise UsageError(
@@ -88,31 +75,20 @@ class ReferenceRunner:
                 f"{self._multiple}, not {tile_px}"
             )
         self._wished_px = tile_px
-        core_px, self._halo_px = _SEARCH_PX if self._is_search else _ALIGNED_PX
-        self._core_px = tile_px or core_px
         self._network: Any = model.network.to(self.device)
         self.show(references)
+        self._core_px = tile_px or self._shown.core_px
         self.forget()
 
     def show(self, references: References) -> None:
         """Take other references from now on. Raises UsageError as the constructor does."""
         name = self._model.name
-        if not (references.images or references.is_blank) and self._model.reference == "needed":
-            raise UsageError(
-                f"{name} needs a sharp picture of the same scene: waifu4x upscale picture.png "
-                f"-m {name} --reference FILE"
-            )
-        total_px = sum(image.shape[0] * image.shape[1] for image in references.images)
-        if self._is_search and total_px > LARGEST_TOTAL_PX:
-            raise UsageError(
-                f"the references have {total_px / 1e6:.1f} megapixels, and {name} searches "
-                f"{LARGEST_TOTAL_PX / 1e6:.1f} at most: make them smaller, or give fewer"
-            )
-        if not self._is_search and len(references.images) > 1:
-            raise UsageError(f"{name} takes one --reference, not {len(references.images)}")
+        self._shown: Shown
+        if isinstance(self._network, SRNTT):
+            self._shown = Searched(references, name=name, device=self.device, network=self._network)
+        else:
+            self._shown = Aligned(references, name=name, device=self.device)
         self.references = references
-        self._textures: reference_inputs.Textures | None = None
-        self._fitted: dict[tuple[int, int], tuple[FloatArray, str | None]] = {}
         # A search takes as long as there is much to look into.
         self._cost_s: tuple[float, float] | None = None
 
@@ -128,7 +104,7 @@ class ReferenceRunner:
         return tiling.plan(
             (height_px, width_px),
             tile_px=self._core_px,
-            halo_px=self._halo_px,
+            halo_px=self._shown.halo_px,
             multiple=self._multiple,
         )
 
@@ -138,11 +114,10 @@ class ReferenceRunner:
 
     def main_memory_bytes(self, grid: TileGrid) -> int:
         """What a window, and all that is kept of the references, take at most, about."""
-        each = _SEARCH_BYTES_PER_PX if self._is_search else _ALIGNED_BYTES_PER_PX
-        # A reference itself is kept as float32, and once more as it is shown.
-        kept = 24 + (reference_inputs.TEXTURE_BYTES_PER_PX if self._is_search else 0)
-        shown_px = sum(image.shape[0] * image.shape[1] for image in self.references.images)
-        return math.prod(grid.window_px) * each + shown_px * kept
+        images = self.references.images
+        kept_px = sum(image.shape[0] * image.shape[1] for image in images)
+        window_bytes = math.prod(grid.window_px) * self._shown.bytes_per_px
+        return window_bytes + kept_px * self._shown.kept_bytes_per_px
 
     def estimate_s(self, grid: TileGrid) -> float:
         """Seconds for a picture cut like `grid`, from timing two small windows.
@@ -151,7 +126,7 @@ class ReferenceRunner:
         """
         if self._cost_s is None:
             side_px = max(self._multiple, _SMALLEST_TILE_PX)
-            if self._searched() is None:
+            if not self._shown.prepare():
                 self._timed_s(side_px)  # the first one also pays for setting up
             small_s, large_s = self._timed_s(side_px), self._timed_s(2 * side_px)
             of_px_s = max(0.0, large_s - small_s) / (3 * side_px**2)
@@ -227,7 +202,7 @@ class ReferenceRunner:
         height, width = size_px
         scale = self._model.scale
         grid = self.plan(*(side + -side % self._multiple for side in size_px))
-        beside = None if self._is_search else self._reference_at(size_px)
+        beside = self._upon(size_px)
         self.last_tile_px, self.last_waste = grid.core_px, grid.waste
         for number, span in enumerate(grid.rows):
             stop = min(span.window_start + span.window_px, height)
@@ -251,16 +226,14 @@ class ReferenceRunner:
                 on_progress((number + 1) / len(grid.rows))
             yield canvas.values
 
-    def _reference_at(self, size_px: tuple[int, int]) -> FloatArray:
-        """The reference upon a picture of that size, continued as the picture is."""
-        if size_px not in self._fitted:
-            image, note = aligned(self.references, size_px)
-            height = size_px[0] + -size_px[0] % self._multiple
-            self._fitted = {size_px: (_mirrored(image, height, self._multiple), note)}
-        image, note = self._fitted[size_px]
+    def _upon(self, size_px: tuple[int, int]) -> FloatArray | None:
+        """What lies upon a picture of that size, continued as the picture is."""
+        image, note = self._shown.upon(size_px)
         if note is not None and note not in self.notes:
             self.notes.append(note)
-        return image
+        if image is None:
+            return None
+        return _mirrored(image, size_px[0] + -size_px[0] % self._multiple, self._multiple)
 
     def _window(self, window: FloatArray, beside: FloatArray | None) -> FloatArray:
         """What the network makes of one window; see `bands` for what is raised."""
@@ -289,37 +262,9 @@ class ReferenceRunner:
 
     def _run(self, window: FloatArray, beside: FloatArray | None) -> FloatArray:
         with torch.inference_mode(), devices.true_fp32(self.device):
-            x = self._tensor(window)[None]
-            if not self._is_search:
-                assert beside is not None, "whoever runs an aligned network cuts its reference"
-                y = self._network(x, self._tensor(beside)[None])
-            else:
-                y = self._network(x, *self._found(x[0]))
+            x = tensor(window, self.device)
+            y = self._network(x[None], *self._shown.beside(x, beside))
             return y[0].permute(1, 2, 0).float().cpu().numpy()
-
-    def _found(self, x: Tensor) -> tuple[Any, ...]:
-        """The maps for a picture (3, h, w); nothing where there are no references, or no patch."""
-        textures = self._searched()
-        if textures is None or min(x.shape[1:]) < PATCH:
-            return ()
-        matches = reference_inputs.match(self._network, x, textures)
-        return (reference_inputs.maps_of(textures, matches),)
-
-    def _searched(self) -> reference_inputs.Textures | None:
-        """What patches are looked for in, made when it is first asked for; None without any."""
-        images = self.references.images
-        if self.references.is_blank:
-            images = (np.zeros((64, 64, 3), dtype=np.float32),)
-        if self._textures is None and self._is_search and images:
-            shown = [self._tensor(image) for image in images]
-            with torch.inference_mode(), devices.true_fp32(self.device):
-                self._textures = reference_inputs.textures_of(self._network, shown)
-        return self._textures
-
-    def _tensor(self, image: FloatArray) -> Tensor:
-        """(h, w, 3) -> (3, h, w), on the device."""
-        # A copy always: what is shown may be a view that nobody may write into.
-        return torch.from_numpy(image.transpose(2, 0, 1).copy()).to(self.device)
 
 
 def _as_rgb(image: FloatArray) -> FloatArray:
@@ -353,7 +298,7 @@ class ReferenceUpscaler(Upscaler):
     @property
     def references(self) -> References:
         """What is shown beside pictures."""
-        return self._shown.references
+        return self._runner.references
 
     @property
     def identity(self) -> str:
@@ -367,10 +312,10 @@ class ReferenceUpscaler(Upscaler):
 
     def show(self, references: References) -> None:
         """Take other references from now on. Raises UsageError where the network cannot."""
-        self._shown.show(references)
+        self._runner.show(references)
 
     @property
-    def _shown(self) -> ReferenceRunner:
+    def _runner(self) -> ReferenceRunner:
         return cast(ReferenceRunner, self.runner)
 
 
