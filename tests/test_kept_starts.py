@@ -181,7 +181,7 @@ import sys
 from waifu4x.cli import app
 sys.argv = ["waifu4x", "upscale", {str(tmp_path / "a.png")!r}, "-m", {str(tiny)!r}, "-s", "2",
     "-g", "-1", "--engine", "openvino", "--overwrite", "--quiet", "-o", {str(tmp_path / "b.png")!r}]
-app._leave = lambda code: print(code, "torch" in sys.modules)
+app._leave = lambda code, signals: print(code, "torch" in sys.modules)
 app.main()
 """
     results = []

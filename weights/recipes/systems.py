@@ -34,7 +34,7 @@ _CALLED = {
     "srfbn-s": "SRFBN-S",
 }
 """Names here, and in `weights/published.toml`; of the others nothing is published there."""
-_SOURCES = ("vdsr", "srgan", "safmn", "srfbn")
+_SOURCES = ("vdsr", "srgan", "safmn", "srfbn", "swinir")
 
 
 def table(results: list[dict[str, Any]], scale: float) -> str:
